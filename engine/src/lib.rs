@@ -1,1 +1,2 @@
 //! deltaw.
+pub mod trace;
