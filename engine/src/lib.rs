@@ -1,2 +1,36 @@
-//! deltaw.
+//! deltaw-engine: tensors, a reverse-mode tape, ops, parameters and optimisers. See [`prelude`].
+
+pub mod context;
+pub mod cpu;
+pub mod device;
+pub mod dtype;
+pub mod error;
+pub mod layout;
+pub mod op;
+pub mod ops;
+pub mod param;
+pub mod pool;
+pub mod random;
+pub mod site;
+pub mod store;
+pub mod tape;
+pub mod tensor;
 pub mod trace;
+pub mod weights;
+
+/// What most programs need.
+pub mod prelude {
+    pub use crate::context::Context;
+    pub use crate::device::{Device, Distribution};
+    pub use crate::dtype::DType;
+    pub use crate::error::{Error, Result};
+    pub use crate::op::{Forward, Op, Saved, apply, no_grad};
+    pub use crate::ops::linear::linear;
+    pub use crate::param::{Param, Training};
+    pub use crate::random::{Purpose, RandomKey};
+    pub use crate::site::{Delta, Role, Site, Wrap};
+    pub use crate::store::{Init, Path, Store};
+    pub use crate::tape::{GradVisitor, Gradients, Grads, backward, backward_with};
+    pub use crate::tensor::{LeafId, Tensor};
+    pub use crate::weights::Weights;
+}

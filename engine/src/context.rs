@@ -1,0 +1,80 @@
+//! What a forward pass carries besides its input.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use crate::random::{Purpose, RandomKey, site};
+use crate::tensor::Tensor;
+
+/// Mode, masks, routes, taps and the random address of one forward pass. Never call order: a layer asks for numbers by
+/// its own path, so that recomputation, resumption and paired arms draw the same ones.
+#[derive(Clone, Default)]
+pub struct Context {
+    /// Whether dropout and other training-only behaviour is on.
+    pub train: bool,
+    /// The run's seed.
+    pub seed: u64,
+    /// The training step.
+    pub step: u64,
+    /// Which tokens are real: `[B, T]`, 1 or 0. None: all.
+    pub mask: Option<Tensor>,
+    /// Per-sample choice (an adapter, a class gate): `[B]`. None: the same for all.
+    pub route: Option<Tensor>,
+    taps: Option<Arc<Taps>>,
+}
+
+/// Activations to look at, by path.
+#[derive(Default)]
+struct Taps {
+    wanted: Vec<String>,
+    seen: Mutex<BTreeMap<String, Tensor>>,
+}
+
+impl Context {
+    /// Evaluation: no dropout.
+    pub fn eval() -> Self {
+        Self::default()
+    }
+
+    /// Training step `step` of the run `seed`.
+    pub fn train(seed: u64, step: u64) -> Self {
+        Context { train: true, seed, step, ..Self::default() }
+    }
+
+    /// With a token mask `[B, T]` (1 real, 0 padding).
+    pub fn with_mask(mut self, mask: Tensor) -> Self {
+        self.mask = Some(mask);
+        self
+    }
+
+    /// With a per-sample route `[B]`.
+    pub fn with_route(mut self, route: Tensor) -> Self {
+        self.route = Some(route);
+        self
+    }
+
+    /// Asks for the activations of these paths; [`Context::tapped`] has them after the pass.
+    pub fn with_taps(mut self, paths: &[&str]) -> Self {
+        self.taps = Some(Arc::new(Taps { wanted: paths.iter().map(|p| p.to_string()).collect(), seen: Mutex::default() }));
+        self
+    }
+
+    /// The address of the numbers that the layer `path` draws in this step.
+    pub fn key(&self, purpose: Purpose, path: &str) -> RandomKey {
+        RandomKey { seed: self.seed, purpose, step: self.step, site: site(path) }
+    }
+
+    /// Called by layers: keeps `x` if somebody asked for `path`.
+    pub fn tap(&self, path: &str, x: &Tensor) {
+        if let Some(taps) = &self.taps
+            && taps.wanted.iter().any(|w| w == path)
+        {
+            taps.seen.lock().unwrap_or_else(|e| e.into_inner()).insert(path.into(), x.clone());
+        }
+    }
+
+    /// The activation kept for `path` by the last pass, on its tape.
+    pub fn tapped(&self, path: &str) -> Option<Tensor> {
+        self.taps.as_ref()?.seen.lock().unwrap_or_else(|e| e.into_inner()).get(path).cloned()
+    }
+}

@@ -1,0 +1,98 @@
+//! What can go wrong in the engine, said so that a user can act on it.
+
+use crate::dtype::DType;
+
+/// The engine's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error names who failed, what came, what was wanted and, where it can, what helps.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Shapes, axes or sizes that do not fit together.
+    #[error("{op}: {detail}")]
+    Shape {
+        /// The op that refused.
+        op: &'static str,
+        /// What came and what was wanted.
+        detail: String,
+    },
+    /// An element type the op does not take.
+    #[error("{op}: {operand} is {got}, wanted {want}")]
+    DType {
+        /// The op that refused.
+        op: &'static str,
+        /// Which operand.
+        operand: &'static str,
+        /// Its type.
+        got: DType,
+        /// The type or types it takes.
+        want: &'static str,
+    },
+    /// Operands on different devices.
+    #[error("{op}: operands on {left} and {right}; move one with `to_device`")]
+    Device {
+        /// The op that refused.
+        op: &'static str,
+        /// The first operand's device.
+        left: String,
+        /// The other's.
+        right: String,
+    },
+    /// An op has neither a native kernel nor a composed form on a device.
+    #[error("{op}: not available on {device}")]
+    Unavailable {
+        /// The op.
+        op: &'static str,
+        /// The device.
+        device: String,
+    },
+    /// The tape cannot be swept.
+    #[error("backward: {0}")]
+    Backward(String),
+    /// A value that is not finite; `op` is the first that made one.
+    #[error("{op}: made {count} non-finite value(s) of {total}, the first at {index:?}; its inputs were finite")]
+    NonFinite {
+        /// The op that made it.
+        op: &'static str,
+        /// How many elements are NaN or infinite.
+        count: usize,
+        /// Of how many.
+        total: usize,
+        /// Index of the first.
+        index: Vec<usize>,
+    },
+    /// A parameter, by its full name.
+    #[error("parameter `{name}`: {detail}")]
+    Param {
+        /// Full path of the parameter.
+        name: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A checkpoint file.
+    #[error("{path}: {detail}")]
+    Checkpoint {
+        /// The file.
+        path: String,
+        /// What is wrong and, where known, what helps.
+        detail: String,
+    },
+    /// An option or setting out of range.
+    #[error("{0}")]
+    Invalid(String),
+    /// A linear-algebra routine that did not converge.
+    #[error("{op}: {detail}")]
+    Numeric {
+        /// The routine.
+        op: &'static str,
+        /// What happened.
+        detail: String,
+    },
+}
+
+impl Error {
+    /// A shape error of `op`.
+    pub fn shape(op: &'static str, detail: impl Into<String>) -> Self {
+        Error::Shape { op, detail: detail.into() }
+    }
+}

@@ -1,0 +1,131 @@
+//! The linear layer, `y = x·Wᵀ + b`.
+//!
+//! ```text
+//! dx = dy·W      dW = dyᵀ·x      db = Σ_tokens dy
+//! ```
+//!
+//! x `[…, n]` f32, W `[m, n]` f32, bf16 or f16, b `[m]`, y `[…, m]`. A frozen W saves W and not x. An observed W has
+//! dyᵀ·x streamed to its visitor in panels of rows and never stored.
+
+use crate::device::Gemm;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::layout::{Dims, Layout};
+use crate::op::{Forward, Op, Saved, apply};
+use crate::tape::{GradVisitor, Grads};
+use crate::tensor::Tensor;
+
+/// Elements of the gradient panel that a visitor sees at a time.
+const PANEL: usize = 1 << 18;
+
+struct Linear;
+
+/// `[…, n]` as a matrix, outside the tape.
+pub(crate) fn as_matrix(x: &Tensor) -> Result<Tensor> {
+    let x = x.packed()?;
+    let shape = Dims::new(&[x.rows(), x.last_dim()])?;
+    let layout = Layout { offset: x.layout().offset, ..Layout::contiguous(shape) };
+    Ok(x.relayout(layout))
+}
+
+/// `alpha·op(A)·op(B) + beta·C` into `c`.
+pub(crate) fn product(a: &Tensor, trans_a: bool, b: &Tensor, trans_b: bool, beta: f32, c: &mut Tensor) -> Result<()> {
+    let device = a.device().clone();
+    device.backend().gemm(Gemm { trans_a, trans_b, alpha: 1.0, beta }, a, b, c)
+}
+
+/// Lets `f` write a gradient of any rank as a matrix.
+pub(crate) fn write_matrix(grads: &mut Grads, i: usize, f: impl FnOnce(&mut Tensor, f32) -> Result<()>) -> Result<()> {
+    grads.write(i, |out, beta| {
+        let whole = *out.layout();
+        let shape = Dims::new(&[out.rows(), out.last_dim()])?;
+        let placeholder = Tensor::empty(&[0], DType::F32, out.device())?;
+        let mut matrix = std::mem::replace(out, placeholder).relayout(Layout::contiguous(shape));
+        f(&mut matrix, beta)?;
+        *out = matrix.relayout(whole);
+        Ok(())
+    })
+}
+
+/// Streams `dyᵀ·x` in panels of rows.
+pub(crate) fn stream(visitor: &dyn GradVisitor, dy: &Tensor, x: &Tensor) -> Result<()> {
+    let (m, n) = (dy.last_dim(), x.last_dim());
+    let rows = (PANEL / n.max(1)).clamp(1, m.max(1));
+    for first in (0..m).step_by(rows) {
+        let len = rows.min(m - first);
+        let mut columns = *dy.layout();
+        columns.offset += first;
+        columns.shape[1] = len;
+        let mut panel = Tensor::empty(&[len, n], DType::F32, x.device())?;
+        product(&dy.with_layout(columns), true, x, false, 0.0, &mut panel)?;
+        visitor.tile(first, &panel)?;
+    }
+    Ok(())
+}
+
+/// Checks shapes and returns y's.
+pub(crate) fn output_shape(op: &'static str, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Dims> {
+    if w.rank() != 2 || x.rank() == 0 || x.last_dim() != w.shape()[1] {
+        return Err(Error::shape(op, format!("x {:?} · Wᵀ of {:?}: x needs {} features", x.shape(), w.shape(), w.shape().last().copied().unwrap_or(0))));
+    }
+    if let Some(b) = bias {
+        b.expect_shape(op, "bias", &[w.shape()[0]])?;
+    }
+    x.expect_dtype(op, DType::F32)?;
+    let mut shape = x.layout().shape;
+    let last = shape.len() - 1;
+    shape[last] = w.shape()[0];
+    Ok(shape)
+}
+
+impl Op for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn forward(&self, f: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
+        let (x, w, bias) = (inputs[0], inputs[1], inputs.get(2).copied());
+        let shape = output_shape("linear", x, w, bias)?;
+        let (x, rows) = (as_matrix(x)?, x.rows());
+        let (mut y, beta) = (Tensor::empty(&[rows, w.shape()[0]], DType::F32, x.device())?, bias.is_some() as u8 as f32);
+        if let Some(b) = bias {
+            let view = b.broadcast_view("linear", &y.layout().shape)?;
+            x.device().backend().copy(&view, &mut y)?;
+        }
+        product(&x, false, w, true, beta, &mut y)?;
+        if f.needs(1) {
+            f.save(0, &x);
+        }
+        if f.needs(0) {
+            f.save(1, w);
+        }
+        Ok(y.relayout(Layout::contiguous(shape)))
+    }
+
+    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+        let dy = as_matrix(&dy)?;
+        if grads.needs(0) {
+            write_matrix(grads, 0, |out, beta| product(&dy, false, saved.get(1)?, false, beta, out))?;
+        }
+        if let Some(visitor) = grads.visitor(1) {
+            stream(&*visitor, &dy, saved.get(0)?)?;
+        } else if grads.needs(1) {
+            grads.write(1, |out, beta| product(&dy, true, saved.get(0)?, false, beta, out))?;
+        }
+        if grads.has(2) && grads.needs(2) {
+            grads.add(2, dy.sum(0)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// `x·Wᵀ + b`.
+///
+/// # Errors
+/// Shapes that do not fit, element types other than f32 x with f32, bf16 or f16 W.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    match bias {
+        Some(b) => apply(Linear, &[x, weight, b]),
+        None => apply(Linear, &[x, weight]),
+    }
+}

@@ -1,0 +1,343 @@
+//! Sites: the typed places of a model that a method may adapt, and the descriptions of updates they take.
+//!
+//! An update is described, not executed: [`Delta::dense`] says what it adds to a weight, [`Delta::linear`] may do the same
+//! with a fused op. Merging, counting, saving and the default implementation follow from the description.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::op::no_grad;
+use crate::ops::linear::linear;
+use crate::param::Param;
+use crate::tensor::Tensor;
+
+/// An update of one weight: `W → W + ΔW`.
+pub trait Delta: Send + Sync {
+    /// `ΔW`, `[m, n]`, on the tape, for the base `weight`.
+    ///
+    /// # Errors
+    /// The update depends on the token and has no ΔW.
+    fn dense(&self, weight: &Tensor) -> Result<Tensor>;
+
+    /// `x·(W + ΔW)ᵀ + b`. The default makes ΔW whole; fused families override it.
+    fn linear(&self, ctx: &Context, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let _ = ctx;
+        linear(x, &weight.add(&self.dense(weight)?)?, bias)
+    }
+
+    /// `x·ΔWᵀ`, for sites with several updates.
+    fn branch(&self, ctx: &Context, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        let _ = ctx;
+        linear(x, &self.dense(weight)?, None)
+    }
+
+    /// Whether ΔW exists: false for updates that depend on the token.
+    fn mergeable(&self) -> bool {
+        true
+    }
+}
+
+/// A change of an output: embeddings, sub-layers, whole hidden states.
+pub trait Wrap: Send + Sync {
+    /// The new output, from the place's input `x` and its output `y`.
+    fn wrap(&self, ctx: &Context, x: &Tensor, y: Tensor) -> Result<Tensor>;
+}
+
+/// What a site is in its model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Query projection.
+    Query,
+    /// Key projection.
+    Key,
+    /// Value projection.
+    Value,
+    /// Projection after attention.
+    AttentionOutput,
+    /// First feed-forward matrix.
+    MlpUp,
+    /// Gate of a gated feed-forward.
+    MlpGate,
+    /// Second feed-forward matrix.
+    MlpDown,
+    /// Any other linear: modulation, patch projection, ….
+    Other,
+    /// Output of an embedding.
+    Embedding,
+    /// A sub-layer: its input and its output before the residual addition.
+    SubLayer,
+}
+
+/// A place in a model. Cloning shares it.
+#[derive(Clone)]
+pub struct Site(Arc<Inner>);
+
+struct Inner {
+    path: String,
+    role: Role,
+    layer: usize,
+    weight: Option<WeightView>,
+    updates: Mutex<Updates>,
+}
+
+/// Rows of a stored matrix, seen as `[out, in]`.
+struct WeightView {
+    weight: Param,
+    bias: Option<Param>,
+    rows: Range<usize>,
+    in_features: usize,
+    /// Stored as `[in, out]` (GPT-2's Conv1D).
+    transposed: bool,
+}
+
+#[derive(Default, Clone)]
+struct Updates {
+    deltas: Vec<Arc<dyn Delta>>,
+    wraps: Vec<Arc<dyn Wrap>>,
+    /// The base before merging, shared with nobody who writes.
+    unmerged: Option<Tensor>,
+}
+
+impl Site {
+    /// A linear `y = xWᵀ + b` with `W` `[out, in]`.
+    pub fn linear(path: &str, role: Role, layer: usize, weight: &Param, bias: Option<&Param>) -> Self {
+        let shape = weight.shape();
+        Self::part_of(path, role, layer, weight, bias, 0..shape[0], false)
+    }
+
+    /// Rows `rows` of a fused linear (a third of a qkv), stored as `[out, in]` or transposed.
+    pub fn part_of(path: &str, role: Role, layer: usize, weight: &Param, bias: Option<&Param>, rows: Range<usize>, transposed: bool) -> Self {
+        let shape = weight.shape();
+        let in_features = shape[if transposed { 0 } else { 1 }];
+        let view = WeightView { weight: weight.clone(), bias: bias.cloned(), rows, in_features, transposed };
+        Site(Arc::new(Inner { path: path.into(), role, layer, weight: Some(view), updates: Mutex::default() }))
+    }
+
+    /// A place without a weight: an embedding's output or a sub-layer.
+    pub fn output(path: &str, role: Role, layer: usize) -> Self {
+        Site(Arc::new(Inner { path: path.into(), role, layer, weight: None, updates: Mutex::default() }))
+    }
+
+    fn updates(&self) -> MutexGuard<'_, Updates> {
+        self.0.updates.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn view(&self) -> Result<&WeightView> {
+        self.0.weight.as_ref().ok_or_else(|| Error::Param { name: self.0.path.clone(), detail: "is no linear; it takes a `Wrap`, not a `Delta`".into() })
+    }
+
+    /// Full path in the model.
+    pub fn path(&self) -> &str {
+        &self.0.path
+    }
+
+    /// What it is.
+    pub fn role(&self) -> Role {
+        self.0.role
+    }
+
+    /// Index of its layer, from 0.
+    pub fn layer(&self) -> usize {
+        self.0.layer
+    }
+
+    /// Whether it is a linear.
+    pub fn is_linear(&self) -> bool {
+        self.0.weight.is_some()
+    }
+
+    /// `m`, the number of outputs.
+    ///
+    /// # Errors
+    /// It is no linear.
+    pub fn out_features(&self) -> Result<usize> {
+        Ok(self.view()?.rows.len())
+    }
+
+    /// `n`, the number of inputs.
+    ///
+    /// # Errors
+    /// It is no linear.
+    pub fn in_features(&self) -> Result<usize> {
+        Ok(self.view()?.in_features)
+    }
+
+    /// The parameter that holds the weight.
+    ///
+    /// # Errors
+    /// It is no linear.
+    pub fn param(&self) -> Result<&Param> {
+        Ok(&self.view()?.weight)
+    }
+
+    /// The parameter that holds the bias, if there is one.
+    pub fn bias(&self) -> Option<&Param> {
+        self.0.weight.as_ref()?.bias.as_ref()
+    }
+
+    /// The base weight `[m, n]`, on the tape if trained.
+    ///
+    /// # Errors
+    /// It is no linear.
+    pub fn weight(&self) -> Result<Tensor> {
+        let view = self.view()?;
+        let (weight, whole) = (view.weight.tensor(), view.weight.shape());
+        let all = view.rows == (0..whole[if view.transposed { 1 } else { 0 }]);
+        match (view.transposed, all) {
+            (false, true) => Ok(weight),
+            (false, false) => weight.narrow(0, view.rows.start, view.rows.len()),
+            (true, true) => weight.t(),
+            (true, false) => weight.narrow(1, view.rows.start, view.rows.len())?.t(),
+        }
+    }
+
+    /// Puts another base weight `[m, n]` in place (PiSSA's residual, a merged weight).
+    ///
+    /// # Errors
+    /// It is no linear, or another shape.
+    pub fn set_weight(&self, value: &Tensor) -> Result<()> {
+        let view = self.view()?;
+        value.expect_shape("set_weight", &self.0.path, &[view.rows.len(), view.in_features])?;
+        no_grad(|| {
+            let stored = if view.transposed { value.t()? } else { value.clone() };
+            let whole = view.weight.value();
+            let axis = if view.transposed { 1 } else { 0 };
+            let end = view.rows.end;
+            let mut parts = vec![];
+            if view.rows.start > 0 {
+                parts.push(whole.narrow(axis, 0, view.rows.start)?);
+            }
+            parts.push(stored.converted(whole.dtype())?);
+            if end < whole.shape()[axis] {
+                parts.push(whole.narrow(axis, end, whole.shape()[axis] - end)?);
+            }
+            view.weight.set(Tensor::concat(&parts.iter().collect::<Vec<_>>(), axis)?)
+        })
+    }
+
+    fn bias_tensor(&self) -> Result<Option<Tensor>> {
+        let view = self.view()?;
+        let Some(bias) = &view.bias else { return Ok(None) };
+        let bias = bias.tensor();
+        if view.rows.len() == bias.len() { Ok(Some(bias)) } else { bias.narrow(0, view.rows.start, view.rows.len()).map(Some) }
+    }
+
+    /// Adds an update.
+    ///
+    /// # Errors
+    /// It is no linear.
+    pub fn attach(&self, delta: Arc<dyn Delta>) -> Result<()> {
+        self.view()?;
+        self.updates().deltas.push(delta);
+        Ok(())
+    }
+
+    /// Adds a change of the output.
+    pub fn attach_wrap(&self, wrap: Arc<dyn Wrap>) {
+        self.updates().wraps.push(wrap);
+    }
+
+    /// Removes all updates; a merged base is restored first.
+    ///
+    /// # Errors
+    /// The base cannot be restored.
+    pub fn detach(&self) -> Result<()> {
+        self.unmerge()?;
+        *self.updates() = Updates::default();
+        Ok(())
+    }
+
+    /// Whether any update is attached.
+    pub fn is_adapted(&self) -> bool {
+        let updates = self.updates();
+        !updates.deltas.is_empty() || !updates.wraps.is_empty()
+    }
+
+    /// The linear with its updates: `x·(W + ΣΔW)ᵀ + b`, then the wraps.
+    ///
+    /// # Errors
+    /// It is no linear, or an update's own.
+    pub fn forward(&self, ctx: &Context, x: &Tensor) -> Result<Tensor> {
+        let (weight, bias) = (self.weight()?, self.bias_tensor()?);
+        let updates = self.updates().clone();
+        let y = match updates.deltas.as_slice() {
+            [] => linear(x, &weight, bias.as_ref())?,
+            _ if updates.unmerged.is_some() => linear(x, &weight, bias.as_ref())?,
+            [one] => one.linear(ctx, x, &weight, bias.as_ref())?,
+            [first, rest @ ..] => {
+                let y = first.linear(ctx, x, &weight, bias.as_ref())?;
+                rest.iter().try_fold(y, |y, delta| y.add(&delta.branch(ctx, x, &weight)?))?
+            }
+        };
+        self.apply_wraps(ctx, x, y, updates)
+    }
+
+    /// The output with the site's wraps: called by embeddings and sub-layers.
+    pub fn wrap(&self, ctx: &Context, x: &Tensor, y: Tensor) -> Result<Tensor> {
+        let updates = self.updates().clone();
+        self.apply_wraps(ctx, x, y, updates)
+    }
+
+    fn apply_wraps(&self, ctx: &Context, x: &Tensor, y: Tensor, updates: Updates) -> Result<Tensor> {
+        updates.wraps.iter().try_fold(y, |y, wrap| wrap.wrap(ctx, x, y))
+    }
+
+    /// `Σ ΔW` of the attached updates, or `None` when there is none.
+    ///
+    /// # Errors
+    /// An update depends on the token.
+    pub fn delta(&self) -> Result<Option<Tensor>> {
+        let weight = self.weight()?;
+        let deltas = self.updates().deltas.clone();
+        let mut sum: Option<Tensor> = None;
+        for delta in &deltas {
+            let d = delta.dense(&weight)?;
+            sum = Some(match sum {
+                Some(s) => s.add(&d)?,
+                None => d,
+            });
+        }
+        Ok(sum)
+    }
+
+    /// Writes `W + ΣΔW` into the base; updates stay attached but act no more. The base's own storage is kept.
+    ///
+    /// # Errors
+    /// It is merged already, an update depends on the token, or it is no linear.
+    pub fn merge(&self) -> Result<()> {
+        let updates = self.updates().clone();
+        if updates.unmerged.is_some() {
+            return Err(Error::Param { name: self.0.path.clone(), detail: "is merged already; unmerge first".into() });
+        }
+        if updates.deltas.iter().any(|d| !d.mergeable()) {
+            return Err(Error::Param { name: self.0.path.clone(), detail: "has an update that depends on the token and cannot be merged".into() });
+        }
+        let Some(delta) = no_grad(|| self.delta())? else { return Ok(()) };
+        let base = self.view()?.weight.value();
+        let merged = no_grad(|| self.weight()?.converted(crate::dtype::DType::F32)?.add(&delta))?;
+        self.set_weight(&merged)?;
+        self.updates().unmerged = Some(base);
+        Ok(())
+    }
+
+    /// Puts the base back as it was, bit for bit.
+    ///
+    /// # Errors
+    /// The parameter changed its shape meanwhile.
+    pub fn unmerge(&self) -> Result<()> {
+        let base = self.updates().unmerged.take();
+        match base {
+            Some(base) => self.view()?.weight.set(base),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Site {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Site({}, {:?}, layer {})", self.0.path, self.0.role, self.0.layer)
+    }
+}

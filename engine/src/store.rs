@@ -1,0 +1,243 @@
+//! The store: every parameter of a model and every site a method may adapt, by path. Loading, saving, freezing,
+//! grouping, counting and injection are walks over it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::device::{Device, Distribution};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::param::Param;
+use crate::pool::{Tag, tagged};
+use crate::random::{Purpose, RandomKey};
+use crate::site::Site;
+use crate::tensor::Tensor;
+use crate::weights::Weights;
+
+/// How a parameter starts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// All this value.
+    Constant(f64),
+    /// N(0, std²).
+    Normal(f64),
+    /// U(−bound, bound).
+    Uniform(f64),
+    /// U(±√(6 / ((1 + a²)·fan_in))), fan_in = elements per row (He et al. 2015); a = √5 gives U(±1/√fan_in).
+    KaimingUniform(f64),
+    /// U(±√(6 / (fan_in + fan_out))) (Glorot & Bengio 2010).
+    XavierUniform,
+}
+
+impl Init {
+    /// All 0.
+    pub const ZEROS: Init = Init::Constant(0.0);
+    /// All 1.
+    pub const ONES: Init = Init::Constant(1.0);
+
+    /// A tensor with these values; element `i` is number `i` of the stream `key`.
+    pub fn tensor(self, shape: &[usize], key: RandomKey, device: &Device) -> Result<Tensor> {
+        let fan_in = shape.iter().skip(1).product::<usize>().max(1) as f64;
+        let fan_out = shape.first().copied().unwrap_or(1) as f64 * shape.iter().skip(2).product::<usize>() as f64;
+        let uniform = |bound: f64| Tensor::random(shape, Distribution::Uniform, key, device)?.affine(2.0 * bound, -bound);
+        match self {
+            Init::Constant(value) => Tensor::full(shape, value, DType::F32, device),
+            Init::Normal(std) => Tensor::random(shape, Distribution::Normal, key, device)?.affine(std, 0.0),
+            Init::Uniform(bound) => uniform(bound),
+            Init::KaimingUniform(a) => uniform((6.0 / ((1.0 + a * a) * fan_in)).sqrt()),
+            Init::XavierUniform => uniform((6.0 / (fan_in + fan_out)).sqrt()),
+        }
+    }
+}
+
+/// Parameters and sites by path. Cloning shares them.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    device: Device,
+    seed: u64,
+    tables: Mutex<Tables>,
+}
+
+#[derive(Default)]
+struct Tables {
+    params: BTreeMap<String, Param>,
+    sites: BTreeMap<String, Site>,
+}
+
+impl Store {
+    /// An empty store; initial values come from `seed` and each parameter's path.
+    pub fn new(device: &Device, seed: u64) -> Self {
+        Store(Arc::new(Inner { device: device.clone(), seed, tables: Mutex::default() }))
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.0.tables.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Where the parameters live.
+    pub fn device(&self) -> &Device {
+        &self.0.device
+    }
+
+    /// The seed of initial values.
+    pub fn seed(&self) -> u64 {
+        self.0.seed
+    }
+
+    /// The top of the tree.
+    pub fn root(&self) -> Path {
+        Path { store: self.clone(), prefix: String::new() }
+    }
+
+    /// The path `name` below the top.
+    pub fn at(&self, name: &str) -> Path {
+        self.root().at(name)
+    }
+
+    /// Makes a parameter.
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn add(&self, name: &str, value: Tensor) -> Result<Param> {
+        let mut tables = self.tables();
+        if tables.params.contains_key(name) {
+            return Err(Error::Param { name: name.into(), detail: "exists already; two layers share a path".into() });
+        }
+        let param = Param::new(name, value);
+        tables.params.insert(name.into(), param.clone());
+        Ok(param)
+    }
+
+    /// Removes parameters and sites whose path starts with `prefix`.
+    pub fn remove(&self, prefix: &str) {
+        let mut tables = self.tables();
+        tables.params.retain(|name, _| !name.starts_with(prefix));
+        tables.sites.retain(|name, _| !name.starts_with(prefix));
+    }
+
+    /// The parameter of that name.
+    ///
+    /// # Errors
+    /// There is none; names the nearest.
+    pub fn get(&self, name: &str) -> Result<Param> {
+        let tables = self.tables();
+        tables.params.get(name).cloned().ok_or_else(|| {
+            let near = nearest(name, tables.params.keys());
+            Error::Param { name: name.into(), detail: near.map_or("not found; the store is empty".into(), |n| format!("not found; nearest: `{n}`")) }
+        })
+    }
+
+    /// All parameters in the order of their names.
+    pub fn params(&self) -> Vec<Param> {
+        self.tables().params.values().cloned().collect()
+    }
+
+    /// The trained ones.
+    pub fn trained(&self) -> Vec<Param> {
+        self.params().into_iter().filter(Param::is_trained).collect()
+    }
+
+    /// Trains exactly the parameters for which `choose` says so.
+    pub fn train_only(&self, choose: impl Fn(&str) -> bool) {
+        for p in self.params() {
+            p.set_trained(choose(p.name()));
+        }
+    }
+
+    /// Number of trained elements.
+    pub fn count_trained(&self) -> usize {
+        self.trained().iter().map(Param::len).sum()
+    }
+
+    /// Number of elements.
+    pub fn count(&self) -> usize {
+        self.params().iter().map(Param::len).sum()
+    }
+
+    /// Makes a site known to methods.
+    pub fn add_site(&self, site: Site) {
+        self.tables().sites.insert(site.path().into(), site);
+    }
+
+    /// All sites in the order of their paths.
+    pub fn sites(&self) -> Vec<Site> {
+        self.tables().sites.values().cloned().collect()
+    }
+
+    /// The values now, sharing storage until a parameter changes.
+    pub fn weights(&self) -> Weights {
+        Weights::new(self.params().iter().map(|p| (p.name().to_string(), p.value())))
+    }
+
+    /// Puts values in place by name.
+    ///
+    /// # Errors
+    /// A parameter chosen by `wanted` without a value, or a value of another shape. Values without a parameter are returned.
+    pub fn load(&self, weights: &Weights, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+        let params = self.params();
+        for p in params.iter().filter(|p| wanted(p.name())) {
+            let value = weights.get(p.name()).ok_or_else(|| {
+                let near = nearest(p.name(), weights.names());
+                Error::Param { name: p.name().into(), detail: near.map_or("no values given".into(), |n| format!("no value given; nearest: `{n}`")) }
+            })?;
+            let value = value.to_device(self.device())?.converted(p.value().dtype())?;
+            p.set(value)?;
+        }
+        let known = |n: &str| params.iter().any(|p| p.name() == n && wanted(n));
+        Ok(weights.names().filter(|n| !known(n)).cloned().collect())
+    }
+}
+
+/// The name that shares the longest tail, then the longest head.
+fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a String>) -> Option<&'a String> {
+    let tail = |n: &str| n.bytes().rev().zip(name.bytes().rev()).take_while(|(a, b)| a == b).count();
+    let head = |n: &str| n.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
+    names.max_by_key(|n| (tail(n), head(n)))
+}
+
+/// A place in the tree, from which layers make their parameters.
+#[derive(Clone)]
+pub struct Path {
+    store: Store,
+    prefix: String,
+}
+
+impl Path {
+    /// The path `name` below this one.
+    pub fn at(&self, name: impl std::fmt::Display) -> Path {
+        Path { store: self.store.clone(), prefix: self.name(name) }
+    }
+
+    /// Full name of `leaf` here.
+    pub fn name(&self, leaf: impl std::fmt::Display) -> String {
+        if self.prefix.is_empty() { leaf.to_string() } else { format!("{}.{leaf}", self.prefix) }
+    }
+
+    /// This path.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        self.store.device()
+    }
+
+    /// Makes the parameter `leaf`.
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn param(&self, leaf: &str, shape: &[usize], init: Init) -> Result<Param> {
+        let name = self.name(leaf);
+        let key = RandomKey::new(self.store.seed(), Purpose::Init, &name);
+        let value = tagged(Tag::Weights, || init.tensor(shape, key, self.device()))?;
+        self.store.add(&name, value)
+    }
+}
