@@ -54,7 +54,7 @@ impl Tensor {
             return Self::zeros(shape, dtype, device);
         }
         let mut out = Self::empty(shape, dtype, device)?;
-        let mut source = Self::empty(&[1], dtype, device)?;
+        let mut source = Self::empty(&[], dtype, device)?;
         device.backend().write(&mut source, DType::F64, bytemuck::bytes_of(&value))?;
         let source = source.broadcast_view("full", &out.layout().shape)?;
         device.backend().copy(&source, &mut out)?;
