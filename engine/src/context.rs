@@ -38,7 +38,12 @@ impl Context {
 
     /// Training step `step` of the run `seed`.
     pub fn train(seed: u64, step: u64) -> Self {
-        Context { train: true, seed, step, ..Self::default() }
+        Context {
+            train: true,
+            seed,
+            step,
+            ..Self::default()
+        }
     }
 
     /// With a token mask `[B, T]` (1 real, 0 padding).
@@ -55,13 +60,21 @@ impl Context {
 
     /// Asks for the activations of these paths; [`Context::tapped`] has them after the pass.
     pub fn with_taps(mut self, paths: &[&str]) -> Self {
-        self.taps = Some(Arc::new(Taps { wanted: paths.iter().map(|p| p.to_string()).collect(), seen: Mutex::default() }));
+        self.taps = Some(Arc::new(Taps {
+            wanted: paths.iter().map(|p| p.to_string()).collect(),
+            seen: Mutex::default(),
+        }));
         self
     }
 
     /// The address of the numbers that the layer `path` draws in this step.
     pub fn key(&self, purpose: Purpose, path: &str) -> RandomKey {
-        RandomKey { seed: self.seed, purpose, step: self.step, site: site(path) }
+        RandomKey {
+            seed: self.seed,
+            purpose,
+            step: self.step,
+            site: site(path),
+        }
     }
 
     /// Called by layers: keeps `x` if somebody asked for `path`.
@@ -69,12 +82,21 @@ impl Context {
         if let Some(taps) = &self.taps
             && taps.wanted.iter().any(|w| w == path)
         {
-            taps.seen.lock().unwrap_or_else(|e| e.into_inner()).insert(path.into(), x.clone());
+            taps.seen
+                .lock()
+                .unwrap_or_else(|e| e.into_inner())
+                .insert(path.into(), x.clone());
         }
     }
 
     /// The activation kept for `path` by the last pass, on its tape.
     pub fn tapped(&self, path: &str) -> Option<Tensor> {
-        self.taps.as_ref()?.seen.lock().unwrap_or_else(|e| e.into_inner()).get(path).cloned()
+        self.taps
+            .as_ref()?
+            .seen
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .get(path)
+            .cloned()
     }
 }

@@ -89,13 +89,34 @@ element! {
 macro_rules! with_dtype {
     ($dtype:expr, $t:ident => $body:expr) => {
         match $dtype {
-            $crate::dtype::DType::F32 => { type $t = f32; $body }
-            $crate::dtype::DType::F64 => { type $t = f64; $body }
-            $crate::dtype::DType::Bf16 => { type $t = half::bf16; $body }
-            $crate::dtype::DType::F16 => { type $t = half::f16; $body }
-            $crate::dtype::DType::U8 => { type $t = u8; $body }
-            $crate::dtype::DType::U32 => { type $t = u32; $body }
-            $crate::dtype::DType::I64 => { type $t = i64; $body }
+            $crate::dtype::DType::F32 => {
+                type $t = f32;
+                $body
+            }
+            $crate::dtype::DType::F64 => {
+                type $t = f64;
+                $body
+            }
+            $crate::dtype::DType::Bf16 => {
+                type $t = half::bf16;
+                $body
+            }
+            $crate::dtype::DType::F16 => {
+                type $t = half::f16;
+                $body
+            }
+            $crate::dtype::DType::U8 => {
+                type $t = u8;
+                $body
+            }
+            $crate::dtype::DType::U32 => {
+                type $t = u32;
+                $body
+            }
+            $crate::dtype::DType::I64 => {
+                type $t = i64;
+                $body
+            }
         }
     };
 }
@@ -103,5 +124,8 @@ pub(crate) use with_dtype;
 
 /// The elements whose bytes these are; the bytes need no alignment.
 pub(crate) fn from_bytes<T: Element>(bytes: &[u8]) -> Vec<T> {
-    bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
+    bytes
+        .chunks_exact(size_of::<T>())
+        .map(bytemuck::pod_read_unaligned)
+        .collect()
 }

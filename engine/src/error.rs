@@ -50,7 +50,9 @@ pub enum Error {
     #[error("backward: {0}")]
     Backward(String),
     /// A value that is not finite; `op` is the first that made one.
-    #[error("{op}: made {count} non-finite value(s) of {total}, the first at {index:?}; its inputs were finite")]
+    #[error(
+        "{op}: made {count} non-finite value(s) of {total}, the first at {index:?}; its inputs were finite"
+    )]
     NonFinite {
         /// The op that made it.
         op: &'static str,
@@ -93,6 +95,9 @@ pub enum Error {
 impl Error {
     /// A shape error of `op`.
     pub fn shape(op: &'static str, detail: impl Into<String>) -> Self {
-        Error::Shape { op, detail: detail.into() }
+        Error::Shape {
+            op,
+            detail: detail.into(),
+        }
     }
 }

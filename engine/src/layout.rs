@@ -14,7 +14,10 @@ pub struct Dims {
 
 impl Dims {
     /// No axes: one element.
-    pub const SCALAR: Dims = Dims { rank: 0, sizes: [0; MAX_RANK] };
+    pub const SCALAR: Dims = Dims {
+        rank: 0,
+        sizes: [0; MAX_RANK],
+    };
 
     /// From a slice of at most [`MAX_RANK`] sizes.
     ///
@@ -22,9 +25,18 @@ impl Dims {
     /// More axes than that.
     pub fn new(sizes: &[usize]) -> Result<Self> {
         if sizes.len() > MAX_RANK {
-            return Err(Error::shape("shape", format!("{sizes:?} has {} axes, at most {MAX_RANK} are supported", sizes.len())));
+            return Err(Error::shape(
+                "shape",
+                format!(
+                    "{sizes:?} has {} axes, at most {MAX_RANK} are supported",
+                    sizes.len()
+                ),
+            ));
         }
-        let mut dims = Dims { rank: sizes.len() as u8, sizes: [0; MAX_RANK] };
+        let mut dims = Dims {
+            rank: sizes.len() as u8,
+            sizes: [0; MAX_RANK],
+        };
         dims.sizes[..sizes.len()].copy_from_slice(sizes);
         Ok(dims)
     }
@@ -76,7 +88,11 @@ impl Layout {
             strides[axis] = step;
             step *= shape[axis];
         }
-        Layout { shape, strides, offset: 0 }
+        Layout {
+            shape,
+            strides,
+            offset: 0,
+        }
     }
 
     /// Whether elements are row-major without gaps (axes of size 1 do not count).
@@ -96,7 +112,14 @@ impl Layout {
         if self.shape.count() == 0 {
             return 0;
         }
-        self.offset + self.shape.iter().zip(self.strides.iter()).map(|(n, s)| (n - 1) * s).sum::<usize>() + 1
+        self.offset
+            + self
+                .shape
+                .iter()
+                .zip(self.strides.iter())
+                .map(|(n, s)| (n - 1) * s)
+                .sum::<usize>()
+            + 1
     }
 
     /// The same elements seen as `shape` by repeating axes of size 1 and adding axes in front.
@@ -111,7 +134,11 @@ impl Layout {
                 Some(_) => return None,
             };
         }
-        Some(Layout { shape: *shape, strides, offset: self.offset })
+        Some(Layout {
+            shape: *shape,
+            strides,
+            offset: self.offset,
+        })
     }
 
     /// The shape that both broadcast to.
@@ -125,7 +152,12 @@ impl Layout {
                 (1, y) => y,
                 (x, 1) => x,
                 (x, y) => {
-                    return Err(Error::shape(op, format!("{a:?} and {b:?} do not broadcast: axis {axis} has sizes {x} and {y}")));
+                    return Err(Error::shape(
+                        op,
+                        format!(
+                            "{a:?} and {b:?} do not broadcast: axis {axis} has sizes {x} and {y}"
+                        ),
+                    ));
                 }
             };
         }
@@ -173,10 +205,21 @@ mod tests {
     #[test]
     fn broadcasting_follows_the_usual_rule() {
         let d = |s: &[usize]| Dims::new(s).unwrap();
-        assert_eq!(Layout::broadcast_shape("add", &d(&[3, 1]), &d(&[4])).unwrap(), d(&[3, 4]));
-        assert_eq!(Layout::broadcast_shape("add", &d(&[0, 1]), &d(&[1, 5])).unwrap(), d(&[0, 5]));
-        let message = Layout::broadcast_shape("add", &d(&[3]), &d(&[4])).unwrap_err().to_string();
-        assert_eq!(message, "add: [3] and [4] do not broadcast: axis 0 has sizes 3 and 4");
+        assert_eq!(
+            Layout::broadcast_shape("add", &d(&[3, 1]), &d(&[4])).unwrap(),
+            d(&[3, 4])
+        );
+        assert_eq!(
+            Layout::broadcast_shape("add", &d(&[0, 1]), &d(&[1, 5])).unwrap(),
+            d(&[0, 5])
+        );
+        let message = Layout::broadcast_shape("add", &d(&[3]), &d(&[4]))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            message,
+            "add: [3] and [4] do not broadcast: axis 0 has sizes 3 and 4"
+        );
     }
 
     #[test]

@@ -55,7 +55,12 @@ pub trait Op: Send + Sync + 'static {
 
     /// The value by other ops, recorded by them.
     fn composed(&self, inputs: &[&Tensor]) -> Result<Tensor> {
-        Err(Error::Unavailable { op: self.name(), device: inputs.first().map_or_else(String::new, |x| x.device().to_string()) })
+        Err(Error::Unavailable {
+            op: self.name(),
+            device: inputs
+                .first()
+                .map_or_else(String::new, |x| x.device().to_string()),
+        })
     }
 
     /// Adds `dyᵀ · ∂y/∂inputs[i]` to `grads` for every `i` it [`Grads::needs`]. `dy` may be overwritten when unique.
@@ -100,7 +105,11 @@ impl Saved {
     /// # Errors
     /// Nothing was saved there: a fault in the op.
     pub fn get(&self, slot: usize) -> Result<&Tensor> {
-        self.find(slot).ok_or_else(|| Error::Backward(format!("nothing was saved in slot {slot}; save it in forward under the same condition")))
+        self.find(slot).ok_or_else(|| {
+            Error::Backward(format!(
+                "nothing was saved in slot {slot}; save it in forward under the same condition"
+            ))
+        })
     }
 
     /// The tensor saved under `slot`, if any.
@@ -149,9 +158,16 @@ pub fn is_recording() -> bool {
 /// # Errors
 /// The op's own, operands on different devices, or (with [`set_check_finite`]) a non-finite result.
 pub fn apply<O: Op>(op: O, inputs: &[&Tensor]) -> Result<Tensor> {
-    let device = inputs.first().ok_or_else(|| Error::shape(op.name(), "no operands"))?.device();
+    let device = inputs
+        .first()
+        .ok_or_else(|| Error::shape(op.name(), "no operands"))?
+        .device();
     if let Some(other) = inputs.iter().find(|x| x.device() != device) {
-        return Err(Error::Device { op: op.name(), left: device.to_string(), right: other.device().to_string() });
+        return Err(Error::Device {
+            op: op.name(),
+            left: device.to_string(),
+            right: other.device().to_string(),
+        });
     }
     if !op.supports(device) {
         return op.composed(inputs);
@@ -169,7 +185,10 @@ pub fn apply<O: Op>(op: O, inputs: &[&Tensor]) -> Result<Tensor> {
         *need = on && x.requires_grad();
     }
     let _span = crate::trace::span(op.name());
-    let mut f = Forward { needs, saved: Saved::default() };
+    let mut f = Forward {
+        needs,
+        saved: Saved::default(),
+    };
     let y = recording(false, || op.forward(&mut f, inputs))?;
     if CHECK_FINITE.load(Relaxed) && inputs.iter().all(|x| x.check_finite("input").is_ok()) {
         y.check_finite(op.name())?;
@@ -178,5 +197,6 @@ pub fn apply<O: Op>(op: O, inputs: &[&Tensor]) -> Result<Tensor> {
         return Ok(y.detach());
     }
     let saved = f.saved;
-    Ok(y.detach().with_edge(Some(Node::edge(Box::new(op), saved, inputs, needs))))
+    Ok(y.detach()
+        .with_edge(Some(Node::edge(Box::new(op), saved, inputs, needs))))
 }

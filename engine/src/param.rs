@@ -61,8 +61,19 @@ impl Param {
     pub fn new(name: &str, value: Tensor) -> Self {
         value.retag(Tag::Weights);
         let capacity = value.shape().first().copied().unwrap_or(1);
-        let state = State { value: value.detach(), training: Training::Trained, group: "default".into(), ranges: vec![], capacity };
-        Param(Arc::new(Slot { id: LeafId::fresh(), name: name.into(), version: Arc::default(), state: RwLock::new(state) }))
+        let state = State {
+            value: value.detach(),
+            training: Training::Trained,
+            group: "default".into(),
+            ranges: vec![],
+            capacity,
+        };
+        Param(Arc::new(Slot {
+            id: LeafId::fresh(),
+            name: name.into(),
+            version: Arc::default(),
+            state: RwLock::new(state),
+        }))
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -91,8 +102,19 @@ impl Param {
             Training::Trained => None,
             Training::Observed(visitor) => Some(visitor.clone()),
         };
-        let stamp = Some((self.0.name.clone(), self.0.version.load(Relaxed), self.0.version.clone()));
-        state.value.clone().with_edge(Some(Edge::Leaf(Arc::new(Leaf { id: self.0.id, stamp, visitor }))))
+        let stamp = Some((
+            self.0.name.clone(),
+            self.0.version.load(Relaxed),
+            self.0.version.clone(),
+        ));
+        state
+            .value
+            .clone()
+            .with_edge(Some(Edge::Leaf(Arc::new(Leaf {
+                id: self.0.id,
+                stamp,
+                visitor,
+            }))))
     }
 
     /// The value outside the tape; shares storage until the next update.
@@ -137,7 +159,11 @@ impl Param {
 
     /// Trains or freezes it.
     pub fn set_trained(&self, on: bool) {
-        self.set_training(if on { Training::Trained } else { Training::Frozen });
+        self.set_training(if on {
+            Training::Trained
+        } else {
+            Training::Frozen
+        });
     }
 
     /// The optimiser's group.
@@ -167,8 +193,17 @@ impl Param {
     pub fn set(&self, value: Tensor) -> Result<()> {
         let mut state = self.write();
         if value.shape() != state.value.shape() || value.dtype() != state.value.dtype() {
-            let detail = format!("holds {:?} {}, given {:?} {}", state.value.shape(), state.value.dtype(), value.shape(), value.dtype());
-            return Err(Error::Param { name: self.name().into(), detail });
+            let detail = format!(
+                "holds {:?} {}, given {:?} {}",
+                state.value.shape(),
+                state.value.dtype(),
+                value.shape(),
+                value.dtype()
+            );
+            return Err(Error::Param {
+                name: self.name().into(),
+                detail,
+            });
         }
         value.retag(Tag::Weights);
         state.capacity = value.shape().first().copied().unwrap_or(1);
@@ -198,10 +233,21 @@ impl Param {
     pub fn grow(&self, rows: &Tensor, born: u64) -> Result<()> {
         let mut state = self.write();
         let old = state.value.layout().shape;
-        let fits = rows.rank() == old.len() && rows.rank() > 0 && rows.shape()[1..] == old[1..] && rows.dtype() == state.value.dtype();
+        let fits = rows.rank() == old.len()
+            && rows.rank() > 0
+            && rows.shape()[1..] == old[1..]
+            && rows.dtype() == state.value.dtype();
         if !fits {
-            let detail = format!("cannot grow {:?} by rows {:?} {}", old, rows.shape(), rows.dtype());
-            return Err(Error::Param { name: self.name().into(), detail });
+            let detail = format!(
+                "cannot grow {:?} by rows {:?} {}",
+                old,
+                rows.shape(),
+                rows.dtype()
+            );
+            return Err(Error::Param {
+                name: self.name().into(),
+                detail,
+            });
         }
         let mut shape = old;
         shape[0] += rows.shape()[0];
@@ -209,7 +255,10 @@ impl Param {
         if shape[0] > state.capacity || !state.value.is_unique() {
             let mut room = shape;
             room[0] = shape[0].next_power_of_two();
-            let mut target = tagged(Tag::Weights, || Tensor::empty(&room, rows.dtype(), rows.device()))?.relayout(Layout::contiguous(old));
+            let mut target = tagged(Tag::Weights, || {
+                Tensor::empty(&room, rows.dtype(), rows.device())
+            })?
+            .relayout(Layout::contiguous(old));
             rows.device().backend().copy(&state.value, &mut target)?;
             state.value = target;
             state.capacity = room[0];
@@ -220,12 +269,28 @@ impl Param {
         let placeholder = Tensor::empty(&[0], rows.dtype(), rows.device())?;
         let mut view = std::mem::replace(&mut state.value, placeholder).relayout(tail);
         let copied = rows.device().backend().copy(rows, &mut view);
-        state.value = view.relayout(if copied.is_ok() { whole } else { Layout::contiguous(old) });
+        state.value = view.relayout(if copied.is_ok() {
+            whole
+        } else {
+            Layout::contiguous(old)
+        });
         copied?;
         if state.ranges.is_empty() && old[0] > 0 {
-            state.ranges.push(RowRange { rows: 0..old[0], born: 0, lr_scale: 1.0, weight_decay: None, frozen: false });
+            state.ranges.push(RowRange {
+                rows: 0..old[0],
+                born: 0,
+                lr_scale: 1.0,
+                weight_decay: None,
+                frozen: false,
+            });
         }
-        state.ranges.push(RowRange { rows: old[0]..shape[0], born, lr_scale: 1.0, weight_decay: None, frozen: false });
+        state.ranges.push(RowRange {
+            rows: old[0]..shape[0],
+            born,
+            lr_scale: 1.0,
+            weight_decay: None,
+            frozen: false,
+        });
         self.0.version.fetch_add(1, Relaxed);
         Ok(())
     }
@@ -249,9 +314,18 @@ mod tests {
         for step in 1..5 {
             p.grow(&Tensor::from([[step as f32, 0.5]]), step).unwrap();
         }
-        assert_eq!(p.value().to_vec::<f32>().unwrap(), [1.0, 2.0, 1.0, 0.5, 2.0, 0.5, 3.0, 0.5, 4.0, 0.5]);
+        assert_eq!(
+            p.value().to_vec::<f32>().unwrap(),
+            [1.0, 2.0, 1.0, 0.5, 2.0, 0.5, 3.0, 0.5, 4.0, 0.5]
+        );
         assert_eq!(snapshot.to_vec::<f32>().unwrap(), [1.0, 2.0]);
-        assert_eq!(p.ranges().iter().map(|r| (r.rows.clone(), r.born)).collect::<Vec<_>>(), [(0..1, 0), (1..2, 1), (2..3, 2), (3..4, 3), (4..5, 4)]);
+        assert_eq!(
+            p.ranges()
+                .iter()
+                .map(|r| (r.rows.clone(), r.born))
+                .collect::<Vec<_>>(),
+            [(0..1, 0), (1..2, 1), (2..3, 2), (3..4, 3), (4..5, 4)]
+        );
     }
 
     #[test]
@@ -260,16 +334,25 @@ mod tests {
         let loss = p.tensor().square().unwrap().sum_all().unwrap();
         p.set(Tensor::from([0.0, 0.0])).unwrap();
         let message = backward(&loss).err().unwrap().to_string();
-        assert!(message.starts_with("parameter `w`: was changed between forward and backward"), "{message}");
+        assert!(
+            message.starts_with("parameter `w`: was changed between forward and backward"),
+            "{message}"
+        );
     }
 
     #[test]
     fn a_frozen_parameter_has_no_gradient_and_saves_nothing() {
-        let (w, b) = (Param::new("w", Tensor::from([3.0, 4.0])), Param::new("b", Tensor::from([1.0, 1.0])));
+        let (w, b) = (
+            Param::new("w", Tensor::from([3.0, 4.0])),
+            Param::new("b", Tensor::from([1.0, 1.0])),
+        );
         w.set_trained(false);
         let loss = w.tensor().mul(&b.tensor()).unwrap().sum_all().unwrap();
         let grads = backward(&loss).unwrap();
         assert!(grads.get(w.id()).is_none());
-        assert_eq!(grads.get(b.id()).unwrap().to_vec::<f32>().unwrap(), [3.0, 4.0]);
+        assert_eq!(
+            grads.get(b.id()).unwrap().to_vec::<f32>().unwrap(),
+            [3.0, 4.0]
+        );
     }
 }

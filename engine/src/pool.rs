@@ -69,10 +69,15 @@ impl PoolBuf {
     /// A block of `bytes` whose content is arbitrary (0xFF, a NaN pattern, when poisoning is on).
     pub fn empty(bytes: usize) -> Self {
         let (class, size) = class_of(bytes);
-        let reused = FREE[class].lock().unwrap_or_else(|e| e.into_inner()).0.pop();
+        let reused = FREE[class]
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .0
+            .pop();
         let ptr = reused.unwrap_or_else(|| {
             FRESH.fetch_add(1, Relaxed);
-            let layout = Layout::from_size_align(size, ALIGN).unwrap_or_else(|_| Layout::new::<u8>());
+            let layout =
+                Layout::from_size_align(size, ALIGN).unwrap_or_else(|_| Layout::new::<u8>());
             // Zeroed, so that the bytes may be read at all; large blocks come as untouched zero pages, which is free.
             // SAFETY: `size` is at least 512.
             let raw = unsafe { alloc_zeroed(layout) };
@@ -84,7 +89,13 @@ impl PoolBuf {
         }
         let tag = CURRENT.get();
         count(tag, size as isize);
-        PoolBuf { ptr, bytes, class, size, tag: AtomicU8::new(tag as u8) }
+        PoolBuf {
+            ptr,
+            bytes,
+            class,
+            size,
+            tag: AtomicU8::new(tag as u8),
+        }
     }
 
     /// A block of zeros.
@@ -122,7 +133,11 @@ impl Drop for PoolBuf {
     fn drop(&mut self) {
         LIVE[self.tag.load(Relaxed) as usize].fetch_sub(self.size, Relaxed);
         LIVE_ALL.fetch_sub(self.size, Relaxed);
-        FREE[self.class].lock().unwrap_or_else(|e| e.into_inner()).0.push(self.ptr);
+        FREE[self.class]
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .0
+            .push(self.ptr);
     }
 }
 
@@ -192,9 +207,15 @@ mod tests {
     #[test]
     fn a_class_holds_its_size_and_wastes_at_most_a_quarter() {
         let mut last = 0;
-        for bytes in (1..100_000usize).step_by(37).chain([1 << 20, (1 << 30) + 1]) {
+        for bytes in (1..100_000usize)
+            .step_by(37)
+            .chain([1 << 20, (1 << 30) + 1])
+        {
             let (class, size) = class_of(bytes);
-            assert!(class < CLASSES && size >= bytes && size % ALIGN == 0, "{bytes} {class} {size}");
+            assert!(
+                class < CLASSES && size >= bytes && size % ALIGN == 0,
+                "{bytes} {class} {size}"
+            );
             assert!(size <= bytes.max(512) * 5 / 4 + ALIGN, "{bytes} -> {size}");
             assert!(class >= last || bytes == 1 << 20);
             last = class;

@@ -40,13 +40,20 @@ pub struct RandomKey {
 
 /// A stable 64-bit name of a path (FNV-1a).
 pub fn site(path: &str) -> u64 {
-    path.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ b as u64).wrapping_mul(0x0100_0000_01b3))
+    path.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| {
+        (h ^ b as u64).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 impl RandomKey {
     /// A key of step 0.
     pub fn new(seed: u64, purpose: Purpose, path: &str) -> Self {
-        RandomKey { seed, purpose, step: 0, site: site(path) }
+        RandomKey {
+            seed,
+            purpose,
+            step: 0,
+            site: site(path),
+        }
     }
 }
 
@@ -66,7 +73,12 @@ pub fn fill(distribution: Distribution, key: RandomKey, out: &mut [f32]) {
 
 impl Tensor {
     /// Random f32 elements: element `i` in row-major order is number `i` of the stream.
-    pub fn random(shape: &[usize], distribution: Distribution, key: RandomKey, device: &Device) -> Result<Tensor> {
+    pub fn random(
+        shape: &[usize],
+        distribution: Distribution,
+        key: RandomKey,
+        device: &Device,
+    ) -> Result<Tensor> {
         let mut out = Tensor::empty(shape, DType::F32, device)?;
         device.backend().random(distribution, key, &mut out)?;
         Ok(out)

@@ -22,7 +22,13 @@ pub trait Delta: Send + Sync {
     fn dense(&self, weight: &Tensor) -> Result<Tensor>;
 
     /// `x·(W + ΔW)ᵀ + b`. The default makes ΔW whole; fused families override it.
-    fn linear(&self, ctx: &Context, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    fn linear(
+        &self,
+        ctx: &Context,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let _ = ctx;
         linear(x, &weight.add(&self.dense(weight)?)?, bias)
     }
@@ -46,7 +52,9 @@ pub trait Wrap: Send + Sync {
 }
 
 /// What a site is in its model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Query projection.
@@ -103,22 +111,54 @@ struct Updates {
 
 impl Site {
     /// A linear `y = xWᵀ + b` with `W` `[out, in]`.
-    pub fn linear(path: &str, role: Role, layer: usize, weight: &Param, bias: Option<&Param>) -> Self {
+    pub fn linear(
+        path: &str,
+        role: Role,
+        layer: usize,
+        weight: &Param,
+        bias: Option<&Param>,
+    ) -> Self {
         let shape = weight.shape();
         Self::part_of(path, role, layer, weight, bias, 0..shape[0], false)
     }
 
     /// Rows `rows` of a fused linear (a third of a qkv), stored as `[out, in]` or transposed.
-    pub fn part_of(path: &str, role: Role, layer: usize, weight: &Param, bias: Option<&Param>, rows: Range<usize>, transposed: bool) -> Self {
+    pub fn part_of(
+        path: &str,
+        role: Role,
+        layer: usize,
+        weight: &Param,
+        bias: Option<&Param>,
+        rows: Range<usize>,
+        transposed: bool,
+    ) -> Self {
         let shape = weight.shape();
         let in_features = shape[if transposed { 0 } else { 1 }];
-        let view = WeightView { weight: weight.clone(), bias: bias.cloned(), rows, in_features, transposed };
-        Site(Arc::new(Inner { path: path.into(), role, layer, weight: Some(view), updates: Mutex::default() }))
+        let view = WeightView {
+            weight: weight.clone(),
+            bias: bias.cloned(),
+            rows,
+            in_features,
+            transposed,
+        };
+        Site(Arc::new(Inner {
+            path: path.into(),
+            role,
+            layer,
+            weight: Some(view),
+            updates: Mutex::default(),
+        }))
     }
 
     /// A place without a weight: an embedding's output or a sub-layer.
     pub fn output(path: &str, role: Role, layer: usize) -> Self {
-        Site(Arc::new(Inner { path: path.into(), role, layer, weight: None, updates: Mutex::default() }))
+        Site(Arc::new(Inner {
+            path: path.into(),
+            role,
+            layer,
+            weight: None,
+            updates: Mutex::default(),
+        }))
     }
 
     fn updates(&self) -> MutexGuard<'_, Updates> {
@@ -126,7 +166,10 @@ impl Site {
     }
 
     fn view(&self) -> Result<&WeightView> {
-        self.0.weight.as_ref().ok_or_else(|| Error::Param { name: self.0.path.clone(), detail: "is no linear; it takes a `Wrap`, not a `Delta`".into() })
+        self.0.weight.as_ref().ok_or_else(|| Error::Param {
+            name: self.0.path.clone(),
+            detail: "is no linear; it takes a `Wrap`, not a `Delta`".into(),
+        })
     }
 
     /// Full path in the model.
@@ -200,9 +243,17 @@ impl Site {
     /// It is no linear, or another shape.
     pub fn set_weight(&self, value: &Tensor) -> Result<()> {
         let view = self.view()?;
-        value.expect_shape("set_weight", &self.0.path, &[view.rows.len(), view.in_features])?;
+        value.expect_shape(
+            "set_weight",
+            &self.0.path,
+            &[view.rows.len(), view.in_features],
+        )?;
         no_grad(|| {
-            let stored = if view.transposed { value.t()? } else { value.clone() };
+            let stored = if view.transposed {
+                value.t()?
+            } else {
+                value.clone()
+            };
             let whole = view.weight.value();
             let axis = if view.transposed { 1 } else { 0 };
             let end = view.rows.end;
@@ -214,15 +265,22 @@ impl Site {
             if end < whole.shape()[axis] {
                 parts.push(whole.narrow(axis, end, whole.shape()[axis] - end)?);
             }
-            view.weight.set(Tensor::concat(&parts.iter().collect::<Vec<_>>(), axis)?)
+            view.weight
+                .set(Tensor::concat(&parts.iter().collect::<Vec<_>>(), axis)?)
         })
     }
 
     fn bias_tensor(&self) -> Result<Option<Tensor>> {
         let view = self.view()?;
-        let Some(bias) = &view.bias else { return Ok(None) };
+        let Some(bias) = &view.bias else {
+            return Ok(None);
+        };
         let bias = bias.tensor();
-        if view.rows.len() == bias.len() { Ok(Some(bias)) } else { bias.narrow(0, view.rows.start, view.rows.len()).map(Some) }
+        if view.rows.len() == bias.len() {
+            Ok(Some(bias))
+        } else {
+            bias.narrow(0, view.rows.start, view.rows.len()).map(Some)
+        }
     }
 
     /// Adds an update.
@@ -269,7 +327,8 @@ impl Site {
             [one] => one.linear(ctx, x, &weight, bias.as_ref())?,
             [first, rest @ ..] => {
                 let y = first.linear(ctx, x, &weight, bias.as_ref())?;
-                rest.iter().try_fold(y, |y, delta| y.add(&delta.branch(ctx, x, &weight)?))?
+                rest.iter()
+                    .try_fold(y, |y, delta| y.add(&delta.branch(ctx, x, &weight)?))?
             }
         };
         self.apply_wraps(ctx, x, y, updates)
@@ -281,8 +340,17 @@ impl Site {
         self.apply_wraps(ctx, x, y, updates)
     }
 
-    fn apply_wraps(&self, ctx: &Context, x: &Tensor, y: Tensor, updates: Updates) -> Result<Tensor> {
-        updates.wraps.iter().try_fold(y, |y, wrap| wrap.wrap(ctx, x, y))
+    fn apply_wraps(
+        &self,
+        ctx: &Context,
+        x: &Tensor,
+        y: Tensor,
+        updates: Updates,
+    ) -> Result<Tensor> {
+        updates
+            .wraps
+            .iter()
+            .try_fold(y, |y, wrap| wrap.wrap(ctx, x, y))
     }
 
     /// `Σ ΔW` of the attached updates, or `None` when there is none.
@@ -310,14 +378,26 @@ impl Site {
     pub fn merge(&self) -> Result<()> {
         let updates = self.updates().clone();
         if updates.unmerged.is_some() {
-            return Err(Error::Param { name: self.0.path.clone(), detail: "is merged already; unmerge first".into() });
+            return Err(Error::Param {
+                name: self.0.path.clone(),
+                detail: "is merged already; unmerge first".into(),
+            });
         }
         if updates.deltas.iter().any(|d| !d.mergeable()) {
-            return Err(Error::Param { name: self.0.path.clone(), detail: "has an update that depends on the token and cannot be merged".into() });
+            return Err(Error::Param {
+                name: self.0.path.clone(),
+                detail: "has an update that depends on the token and cannot be merged".into(),
+            });
         }
-        let Some(delta) = no_grad(|| self.delta())? else { return Ok(()) };
+        let Some(delta) = no_grad(|| self.delta())? else {
+            return Ok(());
+        };
         let base = self.view()?.weight.value();
-        let merged = no_grad(|| self.weight()?.converted(crate::dtype::DType::F32)?.add(&delta))?;
+        let merged = no_grad(|| {
+            self.weight()?
+                .converted(crate::dtype::DType::F32)?
+                .add(&delta)
+        })?;
         self.set_weight(&merged)?;
         self.updates().unmerged = Some(base);
         Ok(())
@@ -338,6 +418,10 @@ impl Site {
 
 impl std::fmt::Debug for Site {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Site({}, {:?}, layer {})", self.0.path, self.0.role, self.0.layer)
+        write!(
+            f,
+            "Site({}, {:?}, layer {})",
+            self.0.path, self.0.role, self.0.layer
+        )
     }
 }

@@ -38,11 +38,16 @@ impl Init {
     /// A tensor with these values; element `i` is number `i` of the stream `key`.
     pub fn tensor(self, shape: &[usize], key: RandomKey, device: &Device) -> Result<Tensor> {
         let fan_in = shape.iter().skip(1).product::<usize>().max(1) as f64;
-        let fan_out = shape.first().copied().unwrap_or(1) as f64 * shape.iter().skip(2).product::<usize>() as f64;
-        let uniform = |bound: f64| Tensor::random(shape, Distribution::Uniform, key, device)?.affine(2.0 * bound, -bound);
+        let fan_out = shape.first().copied().unwrap_or(1) as f64
+            * shape.iter().skip(2).product::<usize>() as f64;
+        let uniform = |bound: f64| {
+            Tensor::random(shape, Distribution::Uniform, key, device)?.affine(2.0 * bound, -bound)
+        };
         match self {
             Init::Constant(value) => Tensor::full(shape, value, DType::F32, device),
-            Init::Normal(std) => Tensor::random(shape, Distribution::Normal, key, device)?.affine(std, 0.0),
+            Init::Normal(std) => {
+                Tensor::random(shape, Distribution::Normal, key, device)?.affine(std, 0.0)
+            }
             Init::Uniform(bound) => uniform(bound),
             Init::KaimingUniform(a) => uniform((6.0 / ((1.0 + a * a) * fan_in)).sqrt()),
             Init::XavierUniform => uniform((6.0 / (fan_in + fan_out)).sqrt()),
@@ -69,7 +74,11 @@ struct Tables {
 impl Store {
     /// An empty store; initial values come from `seed` and each parameter's path.
     pub fn new(device: &Device, seed: u64) -> Self {
-        Store(Arc::new(Inner { device: device.clone(), seed, tables: Mutex::default() }))
+        Store(Arc::new(Inner {
+            device: device.clone(),
+            seed,
+            tables: Mutex::default(),
+        }))
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -88,7 +97,10 @@ impl Store {
 
     /// The top of the tree.
     pub fn root(&self) -> Path {
-        Path { store: self.clone(), prefix: String::new() }
+        Path {
+            store: self.clone(),
+            prefix: String::new(),
+        }
     }
 
     /// The path `name` below the top.
@@ -103,7 +115,10 @@ impl Store {
     pub fn add(&self, name: &str, value: Tensor) -> Result<Param> {
         let mut tables = self.tables();
         if tables.params.contains_key(name) {
-            return Err(Error::Param { name: name.into(), detail: "exists already; two layers share a path".into() });
+            return Err(Error::Param {
+                name: name.into(),
+                detail: "exists already; two layers share a path".into(),
+            });
         }
         let param = Param::new(name, value);
         tables.params.insert(name.into(), param.clone());
@@ -125,7 +140,12 @@ impl Store {
         let tables = self.tables();
         tables.params.get(name).cloned().ok_or_else(|| {
             let near = nearest(name, tables.params.keys());
-            Error::Param { name: name.into(), detail: near.map_or("not found; the store is empty".into(), |n| format!("not found; nearest: `{n}`")) }
+            Error::Param {
+                name: name.into(),
+                detail: near.map_or("not found; the store is empty".into(), |n| {
+                    format!("not found; nearest: `{n}`")
+                }),
+            }
         })
     }
 
@@ -136,7 +156,10 @@ impl Store {
 
     /// The trained ones.
     pub fn trained(&self) -> Vec<Param> {
-        self.params().into_iter().filter(Param::is_trained).collect()
+        self.params()
+            .into_iter()
+            .filter(Param::is_trained)
+            .collect()
     }
 
     /// Trains exactly the parameters for which `choose` says so.
@@ -168,7 +191,11 @@ impl Store {
 
     /// The values now, sharing storage until a parameter changes.
     pub fn weights(&self) -> Weights {
-        Weights::new(self.params().iter().map(|p| (p.name().to_string(), p.value())))
+        Weights::new(
+            self.params()
+                .iter()
+                .map(|p| (p.name().to_string(), p.value())),
+        )
     }
 
     /// Puts values in place by name.
@@ -180,9 +207,16 @@ impl Store {
         for p in params.iter().filter(|p| wanted(p.name())) {
             let value = weights.get(p.name()).ok_or_else(|| {
                 let near = nearest(p.name(), weights.names());
-                Error::Param { name: p.name().into(), detail: near.map_or("no values given".into(), |n| format!("no value given; nearest: `{n}`")) }
+                Error::Param {
+                    name: p.name().into(),
+                    detail: near.map_or("no values given".into(), |n| {
+                        format!("no value given; nearest: `{n}`")
+                    }),
+                }
             })?;
-            let value = value.to_device(self.device())?.converted(p.value().dtype())?;
+            let value = value
+                .to_device(self.device())?
+                .converted(p.value().dtype())?;
             p.set(value)?;
         }
         let known = |n: &str| params.iter().any(|p| p.name() == n && wanted(n));
@@ -192,8 +226,19 @@ impl Store {
 
 /// The name that shares the longest tail, then the longest head.
 fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a String>) -> Option<&'a String> {
-    let tail = |n: &str| n.bytes().rev().zip(name.bytes().rev()).take_while(|(a, b)| a == b).count();
-    let head = |n: &str| n.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
+    let tail = |n: &str| {
+        n.bytes()
+            .rev()
+            .zip(name.bytes().rev())
+            .take_while(|(a, b)| a == b)
+            .count()
+    };
+    let head = |n: &str| {
+        n.bytes()
+            .zip(name.bytes())
+            .take_while(|(a, b)| a == b)
+            .count()
+    };
     names.max_by_key(|n| (tail(n), head(n)))
 }
 
@@ -207,12 +252,19 @@ pub struct Path {
 impl Path {
     /// The path `name` below this one.
     pub fn at(&self, name: impl std::fmt::Display) -> Path {
-        Path { store: self.store.clone(), prefix: self.name(name) }
+        Path {
+            store: self.store.clone(),
+            prefix: self.name(name),
+        }
     }
 
     /// Full name of `leaf` here.
     pub fn name(&self, leaf: impl std::fmt::Display) -> String {
-        if self.prefix.is_empty() { leaf.to_string() } else { format!("{}.{leaf}", self.prefix) }
+        if self.prefix.is_empty() {
+            leaf.to_string()
+        } else {
+            format!("{}.{leaf}", self.prefix)
+        }
     }
 
     /// This path.

@@ -38,7 +38,11 @@ pub(crate) struct Leaf {
 
 impl Edge {
     pub fn leaf(id: LeafId) -> Self {
-        Edge::Leaf(Arc::new(Leaf { id, stamp: None, visitor: None }))
+        Edge::Leaf(Arc::new(Leaf {
+            id,
+            stamp: None,
+            visitor: None,
+        }))
     }
 
     pub fn leaf_id(&self) -> Option<LeafId> {
@@ -80,7 +84,10 @@ impl Node {
                 device: x.device().clone(),
             })
             .collect();
-        Edge::Node(Arc::new(Node { id: NEXT.fetch_add(1, Relaxed), state: Mutex::new(Some(State { op, saved, inputs })) }))
+        Edge::Node(Arc::new(Node {
+            id: NEXT.fetch_add(1, Relaxed),
+            state: Mutex::new(Some(State { op, saved, inputs })),
+        }))
     }
 
     fn take(&self) -> Option<State> {
@@ -147,7 +154,11 @@ impl Gradients {
     /// `self += alpha · other`: gradient accumulation over micro-batches.
     pub fn add_scaled(&mut self, other: Gradients, alpha: f32) -> Result<()> {
         for (id, g) in other.0 {
-            let scaled = if alpha == 1.0 { g } else { g.affine(alpha as f64, 0.0)? };
+            let scaled = if alpha == 1.0 {
+                g
+            } else {
+                g.affine(alpha as f64, 0.0)?
+            };
             let sum = add_into(self.0.remove(&id), scaled)?;
             self.0.insert(id, sum);
         }
@@ -167,10 +178,16 @@ impl Gradients {
 fn add_into(acc: Option<Tensor>, mut grad: Tensor) -> Result<Tensor> {
     let Some(mut acc) = acc else { return Ok(grad) };
     if acc.is_contiguous() && acc.is_unique() {
-        acc.device().clone().backend().accumulate(&mut acc, &grad, 1.0)?;
+        acc.device()
+            .clone()
+            .backend()
+            .accumulate(&mut acc, &grad, 1.0)?;
         Ok(acc)
     } else if grad.is_contiguous() && grad.is_unique() {
-        grad.device().clone().backend().accumulate(&mut grad, &acc, 1.0)?;
+        grad.device()
+            .clone()
+            .backend()
+            .accumulate(&mut grad, &acc, 1.0)?;
         Ok(grad)
     } else {
         acc.add(&grad)
@@ -221,13 +238,20 @@ impl Grads<'_> {
         }
         let wanted = self.inputs[i].shape;
         if *grad.shape() != *wanted {
-            return Err(Error::Backward(format!("gradient of input {i} has shape {:?}, the input {wanted:?}", grad.shape())));
+            return Err(Error::Backward(format!(
+                "gradient of input {i} has shape {:?}, the input {wanted:?}",
+                grad.shape()
+            )));
         }
         self.update(i, |acc| add_into(acc, grad))
     }
 
     /// Lets `f(out, beta)` compute `out = beta·out + gradient` with no buffer between; `out` is contiguous f32.
-    pub fn write(&mut self, i: usize, f: impl FnOnce(&mut Tensor, f32) -> Result<()>) -> Result<()> {
+    pub fn write(
+        &mut self,
+        i: usize,
+        f: impl FnOnce(&mut Tensor, f32) -> Result<()>,
+    ) -> Result<()> {
         if !self.needs(i) {
             return Ok(());
         }
@@ -255,7 +279,11 @@ impl Grads<'_> {
             let acc = match acc {
                 None => Tensor::zeros(&shape, DType::F32, &device)?,
                 Some(mut acc) => {
-                    if acc.is_contiguous() && acc.is_unique() { acc } else { acc.deep_clone()? }
+                    if acc.is_contiguous() && acc.is_unique() {
+                        acc
+                    } else {
+                        acc.deep_clone()?
+                    }
                 }
             };
             let mut view = acc.relayout(region);
@@ -272,13 +300,19 @@ impl Grads<'_> {
     }
 
     fn update(&mut self, i: usize, f: impl FnOnce(Option<Tensor>) -> Result<Tensor>) -> Result<()> {
-        let Some(edge) = &self.inputs[i].edge else { return Ok(()) };
+        let Some(edge) = &self.inputs[i].edge else {
+            return Ok(());
+        };
         self.pending.update(edge, f)
     }
 }
 
 impl Pending {
-    fn update(&mut self, edge: &Edge, f: impl FnOnce(Option<Tensor>) -> Result<Tensor>) -> Result<()> {
+    fn update(
+        &mut self,
+        edge: &Edge,
+        f: impl FnOnce(Option<Tensor>) -> Result<Tensor>,
+    ) -> Result<()> {
         match edge {
             Edge::Leaf(leaf) => {
                 if let Some((name, seen, now)) = &leaf.stamp
@@ -313,9 +347,15 @@ impl Pending {
 /// The loss is not a scalar, nothing below it is trained, or it was swept before.
 pub fn backward(loss: &Tensor) -> Result<Gradients> {
     if loss.len() != 1 {
-        return Err(Error::Backward(format!("the loss has shape {:?}; reduce it to one element, or give `backward_with` its gradient", loss.shape())));
+        return Err(Error::Backward(format!(
+            "the loss has shape {:?}; reduce it to one element, or give `backward_with` its gradient",
+            loss.shape()
+        )));
     }
-    backward_with(loss, Tensor::full(loss.shape(), 1.0, DType::F32, loss.device())?)
+    backward_with(
+        loss,
+        Tensor::full(loss.shape(), 1.0, DType::F32, loss.device())?,
+    )
 }
 
 /// Gradients of `Σ y ⊙ dy`. The tape below `y` is consumed.
@@ -330,10 +370,21 @@ pub fn backward_with(y: &Tensor, dy: Tensor) -> Result<Gradients> {
         let mut pending = Pending::default();
         pending.update(edge, |_| Ok(dy))?;
         while let Some(id) = pending.heap.pop() {
-            let Some((node, dy)) = pending.nodes.remove(&id) else { continue };
-            let state = node.take().ok_or_else(|| Error::Backward("this graph was swept before; its saved values are gone".into()))?;
+            let Some((node, dy)) = pending.nodes.remove(&id) else {
+                continue;
+            };
+            let state = node.take().ok_or_else(|| {
+                Error::Backward("this graph was swept before; its saved values are gone".into())
+            })?;
             let _span = crate::trace::span(state.op.name());
-            state.op.backward(&state.saved, dy, &mut Grads { inputs: &state.inputs, pending: &mut pending })?;
+            state.op.backward(
+                &state.saved,
+                dy,
+                &mut Grads {
+                    inputs: &state.inputs,
+                    pending: &mut pending,
+                },
+            )?;
         }
         Ok(pending.leaves)
     })

@@ -55,7 +55,9 @@ impl Tensor {
         }
         let mut out = Self::empty(shape, dtype, device)?;
         let mut source = Self::empty(&[], dtype, device)?;
-        device.backend().write(&mut source, DType::F64, bytemuck::bytes_of(&value))?;
+        device
+            .backend()
+            .write(&mut source, DType::F64, bytemuck::bytes_of(&value))?;
         let source = source.broadcast_view("full", &out.layout().shape)?;
         device.backend().copy(&source, &mut out)?;
         Ok(out)
@@ -68,9 +70,18 @@ impl Tensor {
     pub fn from_slice<T: Element>(values: &[T], shape: &[usize], device: &Device) -> Result<Self> {
         let mut out = Self::empty(shape, T::DTYPE, device)?;
         if values.len() != out.len() {
-            return Err(Error::shape("from_slice", format!("{} values for shape {shape:?}, which holds {}", values.len(), out.len())));
+            return Err(Error::shape(
+                "from_slice",
+                format!(
+                    "{} values for shape {shape:?}, which holds {}",
+                    values.len(),
+                    out.len()
+                ),
+            ));
         }
-        device.backend().write(&mut out, T::DTYPE, bytemuck::cast_slice(values))?;
+        device
+            .backend()
+            .write(&mut out, T::DTYPE, bytemuck::cast_slice(values))?;
         Ok(out)
     }
 
@@ -81,12 +92,30 @@ impl Tensor {
 
     fn alloc(shape: &[usize], dtype: DType, device: &Device, zeroed: bool) -> Result<Self> {
         let layout = Layout::contiguous(Dims::new(shape)?);
-        let storage = device.backend().alloc(layout.shape.count(), dtype, zeroed)?;
-        Ok(Self::from_parts(Arc::new(storage), layout, dtype, device.clone()))
+        let storage = device
+            .backend()
+            .alloc(layout.shape.count(), dtype, zeroed)?;
+        Ok(Self::from_parts(
+            Arc::new(storage),
+            layout,
+            dtype,
+            device.clone(),
+        ))
     }
 
-    pub(crate) fn from_parts(storage: Arc<Storage>, layout: Layout, dtype: DType, device: Device) -> Self {
-        Tensor(Arc::new(Inner { storage, layout, dtype, device, edge: None }))
+    pub(crate) fn from_parts(
+        storage: Arc<Storage>,
+        layout: Layout,
+        dtype: DType,
+        device: Device,
+    ) -> Self {
+        Tensor(Arc::new(Inner {
+            storage,
+            layout,
+            dtype,
+            device,
+            edge: None,
+        }))
     }
 
     // ---- facts
@@ -158,7 +187,11 @@ impl Tensor {
 
     /// The same elements, outside the tape.
     pub fn detach(&self) -> Self {
-        if self.0.edge.is_none() { self.clone() } else { self.clone().with_edge(None) }
+        if self.0.edge.is_none() {
+            self.clone()
+        } else {
+            self.clone().with_edge(None)
+        }
     }
 
     /// The same elements as a new leaf whose gradient [`crate::tape::backward`] will return.
@@ -170,7 +203,11 @@ impl Tensor {
 
     /// Another view of the same storage.
     pub(crate) fn with_layout(&self, layout: Layout) -> Self {
-        Tensor(Arc::new(Inner { layout, edge: None, ..(*self.0).clone() }))
+        Tensor(Arc::new(Inner {
+            layout,
+            edge: None,
+            ..(*self.0).clone()
+        }))
     }
 
     /// This handle on another view of its storage; stays the only handle if it was.
@@ -187,7 +224,12 @@ impl Tensor {
 
     /// This view repeated to `shape`, as backends want their operands.
     pub(crate) fn broadcast_view(&self, op: &'static str, shape: &Dims) -> Result<Self> {
-        let layout = self.0.layout.broadcast(shape).ok_or_else(|| Error::shape(op, format!("{:?} does not broadcast to {shape:?}", self.shape())))?;
+        let layout = self.0.layout.broadcast(shape).ok_or_else(|| {
+            Error::shape(
+                op,
+                format!("{:?} does not broadcast to {shape:?}", self.shape()),
+            )
+        })?;
         Ok(self.with_layout(layout))
     }
 
@@ -214,7 +256,11 @@ impl Tensor {
             return Ok(self.detach());
         }
         // Through f64 only where a side holds more than the type says (the oracle).
-        let dtype = if self.dtype().is_float() { DType::F64 } else { self.dtype() };
+        let dtype = if self.dtype().is_float() {
+            DType::F64
+        } else {
+            self.dtype()
+        };
         let bytes = self.device().backend().read(self, dtype)?;
         let mut out = Self::empty(self.shape(), self.dtype(), device)?;
         device.backend().write(&mut out, dtype, &bytes)?;
@@ -239,7 +285,11 @@ impl Tensor {
     /// `T` is neither the tensor's type nor f64.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
         if T::DTYPE != self.dtype() && T::DTYPE != DType::F64 {
-            return Err(Error::Invalid(format!("to_vec: elements are {}, asked for {}; convert first", self.dtype(), T::DTYPE)));
+            return Err(Error::Invalid(format!(
+                "to_vec: elements are {}, asked for {}; convert first",
+                self.dtype(),
+                T::DTYPE
+            )));
         }
         let bytes = self.device().backend().read(self, T::DTYPE)?;
         Ok(from_bytes(&bytes))
@@ -252,12 +302,22 @@ impl Tensor {
     pub fn item(&self) -> Result<f64> {
         match self.to_vec::<f64>()?.as_slice() {
             [x] => Ok(*x),
-            _ => Err(Error::shape("item", format!("shape {:?} does not hold exactly one element", self.shape()))),
+            _ => Err(Error::shape(
+                "item",
+                format!("shape {:?} does not hold exactly one element", self.shape()),
+            )),
         }
     }
 
     fn pool(&self) -> Result<&PoolBuf> {
-        self.0.storage.0.downcast_ref().ok_or_else(|| Error::Unavailable { op: "as_slice", device: self.device().to_string() })
+        self.0
+            .storage
+            .0
+            .downcast_ref()
+            .ok_or_else(|| Error::Unavailable {
+                op: "as_slice",
+                device: self.device().to_string(),
+            })
     }
 
     /// The whole storage as elements, strides unapplied: for CPU kernels that walk [`Tensor::layout`] themselves.
@@ -275,7 +335,14 @@ impl Tensor {
     /// Another element type, gaps, or not on the CPU.
     pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
         if !self.is_contiguous() {
-            return Err(Error::shape("as_slice", format!("view {:?} with strides {:?} has gaps; call `packed` first", self.shape(), self.0.layout.strides)));
+            return Err(Error::shape(
+                "as_slice",
+                format!(
+                    "view {:?} with strides {:?} has gaps; call `packed` first",
+                    self.shape(),
+                    self.0.layout.strides
+                ),
+            ));
         }
         let start = self.0.layout.offset;
         Ok(&self.storage_slice()?[start..start + self.len()])
@@ -299,9 +366,17 @@ impl Tensor {
     /// Another element type, not on the CPU, or the storage is shared.
     pub fn storage_mut<T: Element>(&mut self) -> Result<&mut [T]> {
         self.expect_dtype("as_mut_slice", T::DTYPE)?;
-        let shared = || Error::Invalid("as_mut_slice: the elements are shared with another tensor; write to a `deep_clone`".into());
+        let shared = || {
+            Error::Invalid("as_mut_slice: the elements are shared with another tensor; write to a `deep_clone`".into())
+        };
         let storage = self.storage_unique().ok_or_else(shared)?;
-        let pool = storage.0.downcast_mut::<PoolBuf>().ok_or(Error::Unavailable { op: "as_mut_slice", device: "a device other than the CPU".into() })?;
+        let pool = storage
+            .0
+            .downcast_mut::<PoolBuf>()
+            .ok_or(Error::Unavailable {
+                op: "as_mut_slice",
+                device: "a device other than the CPU".into(),
+            })?;
         Ok(bytemuck::cast_slice_mut(pool.bytes_mut()))
     }
 
@@ -331,12 +406,26 @@ impl Tensor {
 
     /// An error unless the element type is `dtype`.
     pub fn expect_dtype(&self, op: &'static str, dtype: DType) -> Result<()> {
-        if self.dtype() == dtype { Ok(()) } else { Err(Error::Invalid(format!("{op}: elements are {}, wanted {dtype}", self.dtype()))) }
+        if self.dtype() == dtype {
+            Ok(())
+        } else {
+            Err(Error::Invalid(format!(
+                "{op}: elements are {}, wanted {dtype}",
+                self.dtype()
+            )))
+        }
     }
 
     /// An error unless the shape is `shape`.
     pub fn expect_shape(&self, op: &'static str, operand: &str, shape: &[usize]) -> Result<()> {
-        if self.shape() == shape { Ok(()) } else { Err(Error::shape(op, format!("{operand} is {:?}, wanted {shape:?}", self.shape()))) }
+        if self.shape() == shape {
+            Ok(())
+        } else {
+            Err(Error::shape(
+                op,
+                format!("{operand} is {:?}, wanted {shape:?}", self.shape()),
+            ))
+        }
     }
 
     /// An error that names `op` and the first element that is NaN or infinite.
@@ -345,14 +434,21 @@ impl Tensor {
             return Ok(());
         }
         let values = self.to_vec::<f64>()?;
-        let Some(first) = values.iter().position(|x| !x.is_finite()) else { return Ok(()) };
+        let Some(first) = values.iter().position(|x| !x.is_finite()) else {
+            return Ok(());
+        };
         let mut index = vec![0; self.rank()];
         let mut rest = first;
         for axis in (0..self.rank()).rev() {
             index[axis] = rest % self.shape()[axis];
             rest /= self.shape()[axis];
         }
-        Err(Error::NonFinite { op, count: values.iter().filter(|x| !x.is_finite()).count(), total: values.len(), index })
+        Err(Error::NonFinite {
+            op,
+            count: values.iter().filter(|x| !x.is_finite()).count(),
+            total: values.len(),
+            index,
+        })
     }
 }
 
@@ -376,22 +472,43 @@ impl<const M: usize, const N: usize> From<[[f32; N]; M]> for Tensor {
 
 /// Literals live on the CPU, where memory of a matching size cannot fail.
 fn from_host(values: &[f32], shape: &[usize]) -> Tensor {
-    Tensor::from_slice(values, shape, &Device::cpu()).unwrap_or_else(|e| unreachable!("a literal of matching shape: {e}"))
+    Tensor::from_slice(values, shape, &Device::cpu())
+        .unwrap_or_else(|e| unreachable!("a literal of matching shape: {e}"))
 }
 
 impl std::fmt::Debug for Tensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tensor{:?} {} on {}{} {self}", self.shape(), self.dtype(), self.device(), if self.requires_grad() { ", on the tape" } else { "" })
+        write!(
+            f,
+            "Tensor{:?} {} on {}{} {self}",
+            self.shape(),
+            self.dtype(),
+            self.device(),
+            if self.requires_grad() {
+                ", on the tape"
+            } else {
+                ""
+            }
+        )
     }
 }
 
 /// Nested brackets; long axes show three elements at each end.
 impl std::fmt::Display for Tensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        fn walk(f: &mut std::fmt::Formatter<'_>, shape: &[usize], values: &[f64], integer: bool) -> std::fmt::Result {
+        fn walk(
+            f: &mut std::fmt::Formatter<'_>,
+            shape: &[usize],
+            values: &[f64],
+            integer: bool,
+        ) -> std::fmt::Result {
             let Some((&n, inner)) = shape.split_first() else {
                 let x = values[0];
-                return if integer { write!(f, "{x}") } else { write!(f, "{x:.4}") };
+                return if integer {
+                    write!(f, "{x}")
+                } else {
+                    write!(f, "{x:.4}")
+                };
             };
             let step: usize = inner.iter().product();
             f.write_str("[")?;

@@ -49,9 +49,16 @@ impl Weights {
     ///
     /// # Errors
     /// A name that the other lacks, or an error of `f`.
-    pub fn zip(&self, other: &Weights, f: impl Fn(&Tensor, &Tensor) -> Result<Tensor>) -> Result<Weights> {
+    pub fn zip(
+        &self,
+        other: &Weights,
+        f: impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
+    ) -> Result<Weights> {
         let one = |(name, a): (&String, &Tensor)| {
-            let b = other.get(name).ok_or_else(|| Error::Param { name: name.clone(), detail: "missing on one side".into() })?;
+            let b = other.get(name).ok_or_else(|| Error::Param {
+                name: name.clone(),
+                detail: "missing on one side".into(),
+            })?;
             Ok((name.clone(), f(a, b)?))
         };
         self.0.iter().map(one).collect::<Result<_>>().map(Weights)
@@ -72,8 +79,17 @@ impl Weights {
     /// # Errors
     /// Nothing given, or trees of different names.
     pub fn mix(parts: &[(f64, &Weights)]) -> Result<Weights> {
-        let ((share, first), rest) = parts.split_first().ok_or_else(|| Error::Invalid("mix: no weights".into()))?;
-        let start = Weights(first.0.iter().map(|(n, t)| Ok((n.clone(), t.affine(*share, 0.0)?))).collect::<Result<_>>()?);
-        rest.iter().try_fold(start, |sum, (share, w)| sum.add_scaled(w, *share))
+        let ((share, first), rest) = parts
+            .split_first()
+            .ok_or_else(|| Error::Invalid("mix: no weights".into()))?;
+        let start = Weights(
+            first
+                .0
+                .iter()
+                .map(|(n, t)| Ok((n.clone(), t.affine(*share, 0.0)?)))
+                .collect::<Result<_>>()?,
+        );
+        rest.iter()
+            .try_fold(start, |sum, (share, w)| sum.add_scaled(w, *share))
     }
 }

@@ -10,12 +10,21 @@
 //! - Preconditions (lengths, strides) are the caller's business: they are asserted, with a message,
 //!   where a slice enters, and user-facing errors are raised above this module.
 
+// Closures here carry `inline(always)` into `simd::dispatch`, which a function's name would not; constants are written
+// with the digits that were fitted; register tiles are arrays walked by several indices at once.
+#![allow(
+    clippy::redundant_closure,
+    clippy::excessive_precision,
+    clippy::approx_constant,
+    clippy::needless_range_loop
+)]
+
 pub mod convert;
 pub mod gelu;
 pub mod gemm;
 pub mod math;
 pub mod micro;
-pub mod simd;
-pub mod threads;
 pub mod philox;
 pub mod select;
+pub mod simd;
+pub mod threads;

@@ -5,17 +5,38 @@ use crate::random::RandomKey;
 /// Ten rounds on a counter under a key.
 pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
-        let (p0, p1) = (0xD251_1F53u64 * counter[0] as u64, 0xCD9E_8D57u64 * counter[2] as u64);
-        counter = [(p1 >> 32) as u32 ^ counter[1] ^ key[0], p1 as u32, (p0 >> 32) as u32 ^ counter[3] ^ key[1], p0 as u32];
-        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
+        let (p0, p1) = (
+            0xD251_1F53u64 * counter[0] as u64,
+            0xCD9E_8D57u64 * counter[2] as u64,
+        );
+        counter = [
+            (p1 >> 32) as u32 ^ counter[1] ^ key[0],
+            p1 as u32,
+            (p0 >> 32) as u32 ^ counter[3] ^ key[1],
+            p0 as u32,
+        ];
+        key = [
+            key[0].wrapping_add(0x9E37_79B9),
+            key[1].wrapping_add(0xBB67_AE85),
+        ];
     }
     counter
 }
 
 fn word(key: RandomKey, i: u64) -> u32 {
-    let mixed = (key.site ^ (key.purpose as u64) << 56 ^ key.step.wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    let mixed =
+        (key.site ^ (key.purpose as u64) << 56 ^ key.step.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+            .wrapping_mul(0xD6E8_FEB8_6659_FD93);
     let block = i / 4;
-    philox([block as u32, (block >> 32) as u32, mixed as u32, (mixed >> 32) as u32], [key.seed as u32, (key.seed >> 32) as u32])[(i % 4) as usize]
+    philox(
+        [
+            block as u32,
+            (block >> 32) as u32,
+            mixed as u32,
+            (mixed >> 32) as u32,
+        ],
+        [key.seed as u32, (key.seed >> 32) as u32],
+    )[(i % 4) as usize]
 }
 
 /// Uniform in [0, 1): elements `first..` of the stream.

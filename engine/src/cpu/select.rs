@@ -1,7 +1,8 @@
 //! Order statistics of a row. NaN counts as larger than every number; ties go to the lower index.
 
 fn larger_first(a: f32, b: f32) -> std::cmp::Ordering {
-    b.partial_cmp(&a).unwrap_or_else(|| b.is_nan().cmp(&a.is_nan()))
+    b.partial_cmp(&a)
+        .unwrap_or_else(|| b.is_nan().cmp(&a.is_nan()))
 }
 
 /// The `values.len()` largest elements in decreasing order and their indices.

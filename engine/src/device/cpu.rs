@@ -33,7 +33,8 @@ impl<const K: usize> Walk<K> {
             if full[axis] == 1 {
                 continue;
             }
-            let merges = rank > 0 && (0..K).all(|k| strides[k][rank - 1] == layouts[k].strides[axis] * full[axis]);
+            let merges = rank > 0
+                && (0..K).all(|k| strides[k][rank - 1] == layouts[k].strides[axis] * full[axis]);
             if !merges {
                 rank += 1;
             }
@@ -43,13 +44,20 @@ impl<const K: usize> Walk<K> {
             }
         }
         let cut = |a: &[usize; MAX_RANK]| Dims::new(&a[..rank.max(1)]).unwrap_or(Dims::SCALAR);
-        Walk { shape: cut(&shape), strides: std::array::from_fn(|k| cut(&strides[k])), offsets: layouts.map(|l| l.offset) }
+        Walk {
+            shape: cut(&shape),
+            strides: std::array::from_fn(|k| cut(&strides[k])),
+            offsets: layouts.map(|l| l.offset),
+        }
     }
 
     /// Length of the runs along the last axis and each operand's stride in them.
     fn run(&self) -> (usize, [usize; K]) {
         let last = self.shape.len() - 1;
-        (self.shape[last], std::array::from_fn(|k| self.strides[k][last]))
+        (
+            self.shape[last],
+            std::array::from_fn(|k| self.strides[k][last]),
+        )
     }
 
     /// Where run `r` starts in each operand.
@@ -73,26 +81,44 @@ impl<const K: usize> Walk<K> {
         }
         let runs = self.shape.count() / n;
         if runs == 1 {
-            threads::par_chunks(n, GRAIN, |range| body(std::array::from_fn(|k| self.offsets[k] + range.start * steps[k]), range.len(), steps));
+            threads::par_chunks(n, GRAIN, |range| {
+                body(
+                    std::array::from_fn(|k| self.offsets[k] + range.start * steps[k]),
+                    range.len(),
+                    steps,
+                )
+            });
         } else {
-            threads::par_chunks(runs, (GRAIN / n).max(1), |range| range.for_each(|r| body(self.start(r), n, steps)));
+            threads::par_chunks(runs, (GRAIN / n).max(1), |range| {
+                range.for_each(|r| body(self.start(r), n, steps))
+            });
         }
     }
 }
 
 /// f32 operands: themselves, or widened copies.
 fn widened(x: &Tensor) -> Result<Tensor> {
-    if x.dtype() == DType::F32 { Ok(x.detach()) } else { x.converted(DType::F32) }
+    if x.dtype() == DType::F32 {
+        Ok(x.detach())
+    } else {
+        x.converted(DType::F32)
+    }
 }
 
 /// `out[i] = f(inputs[..][i])` for f32 operands of one shape; `out` is contiguous.
-fn map_with<const K: usize>(inputs: [&Tensor; K], out: &mut Tensor, f: impl Fn([f32; K]) -> f32 + Sync + Copy) -> Result<()> {
+fn map_with<const K: usize>(
+    inputs: [&Tensor; K],
+    out: &mut Tensor,
+    f: impl Fn([f32; K]) -> f32 + Sync + Copy,
+) -> Result<()> {
     let mut layouts = [out.layout(); 4];
     for (l, x) in layouts[1..].iter_mut().zip(inputs) {
         *l = x.layout();
     }
     // The output is operand 0 of the walk, so that pieces of it are disjoint.
-    let walk = Walk::<4>::new(std::array::from_fn(|k| if k <= K { layouts[k] } else { layouts[0] }));
+    let walk = Walk::<4>::new(std::array::from_fn(|k| {
+        if k <= K { layouts[k] } else { layouts[0] }
+    }));
     let mut sources = [&[] as &[f32]; K];
     for (s, x) in sources.iter_mut().zip(inputs) {
         *s = x.storage_slice()?;
@@ -105,13 +131,16 @@ fn map_with<const K: usize>(inputs: [&Tensor; K], out: &mut Tensor, f: impl Fn([
             #[inline(always)]
             || {
                 if (0..K).all(|k| step[k + 1] == 1) {
-                    let x: [&[f32]; K] = std::array::from_fn(|k| &sources[k][at[k + 1]..at[k + 1] + n]);
+                    let x: [&[f32]; K] =
+                        std::array::from_fn(|k| &sources[k][at[k + 1]..at[k + 1] + n]);
                     for (i, y) in y.iter_mut().enumerate() {
                         *y = f(std::array::from_fn(|k| x[k][i]));
                     }
                 } else {
                     for (i, y) in y.iter_mut().enumerate() {
-                        *y = f(std::array::from_fn(|k| sources[k][at[k + 1] + i * step[k + 1]]));
+                        *y = f(std::array::from_fn(|k| {
+                            sources[k][at[k + 1] + i * step[k + 1]]
+                        }));
                     }
                 }
             },
@@ -138,13 +167,25 @@ macro_rules! hoist_unary {
 
 fn map_f32(map: Map, inputs: &[&Tensor], out: &mut Tensor) -> Result<()> {
     match (map, inputs) {
-        (Map::Unary(f), [x]) => hoist_unary!(f, f => map_with([x], out, #[inline(always)] |[x]| f.eval(x))),
-        (Map::UnaryGrad(f), [dy, s]) => hoist_unary!(f, f => map_with([dy, s], out, #[inline(always)] |[dy, s]| dy * f.derivative(s))),
+        (Map::Unary(f), [x]) => {
+            hoist_unary!(f, f => map_with([x], out, #[inline(always)] |[x]| f.eval(x)))
+        }
+        (Map::UnaryGrad(f), [dy, s]) => {
+            hoist_unary!(f, f => map_with([dy, s], out, #[inline(always)] |[dy, s]| dy * f.derivative(s)))
+        }
         (Map::Binary(f), [a, b]) => {
             hoist!(Binary, f, [Add, Sub, Mul, Div, Maximum, Minimum, Eq, Lt, Le], [], f => map_with([a, b], out, #[inline(always)] |[a, b]| f.eval(a, b)))
         }
-        (Map::Where, [c, a, b]) => map_with([c, a, b], out, #[inline(always)] |[c, a, b]| if c != 0.0 { a } else { b }),
-        _ => Err(Error::Invalid(format!("{map:?} does not take {} operands", inputs.len()))),
+        (Map::Where, [c, a, b]) => map_with(
+            [c, a, b],
+            out,
+            #[inline(always)]
+            |[c, a, b]| if c != 0.0 { a } else { b },
+        ),
+        _ => Err(Error::Invalid(format!(
+            "{map:?} does not take {} operands",
+            inputs.len()
+        ))),
     }
 }
 
@@ -152,8 +193,21 @@ fn map_f32(map: Map, inputs: &[&Tensor], out: &mut Tensor) -> Result<()> {
 fn each_pair(a: &Layout, b: &Layout, mut f: impl FnMut(usize, usize)) {
     let walk = Walk::new([a, b]);
     let (n, step) = walk.run();
-    let (sa, sb) = (Layout { shape: walk.shape, strides: walk.strides[0], offset: a.offset }, Layout { shape: walk.shape, strides: walk.strides[1], offset: b.offset });
-    for_each_run([&sa, &sb], |[x, y]| (0..n).for_each(|i| f(x + i * step[0], y + i * step[1])));
+    let (sa, sb) = (
+        Layout {
+            shape: walk.shape,
+            strides: walk.strides[0],
+            offset: a.offset,
+        },
+        Layout {
+            shape: walk.shape,
+            strides: walk.strides[1],
+            offset: b.offset,
+        },
+    );
+    for_each_run([&sa, &sb], |[x, y]| {
+        (0..n).for_each(|i| f(x + i * step[0], y + i * step[1]))
+    });
 }
 
 impl Backend for Cpu {
@@ -163,11 +217,27 @@ impl Backend for Cpu {
 
     fn alloc(&self, len: usize, dtype: DType, zeroed: bool) -> Result<Storage> {
         if dtype == DType::F64 {
-            return Err(Error::DType { op: "cpu", operand: "tensor", got: dtype, want: "f32, bf16, f16, u8, u32 or i64 (f64 lives on the oracle device)" });
+            return Err(Error::DType {
+                op: "cpu",
+                operand: "tensor",
+                got: dtype,
+                want: "f32, bf16, f16, u8, u32 or i64 (f64 lives on the oracle device)",
+            });
         }
-        let bytes = len.checked_mul(dtype.size()).filter(|b| *b < isize::MAX as usize / 2);
-        let bytes = bytes.ok_or_else(|| Error::shape("alloc", format!("{len} elements of {dtype} do not fit in memory")))?;
-        Ok(Storage(Box::new(if zeroed { PoolBuf::zeros(bytes) } else { PoolBuf::empty(bytes) })))
+        let bytes = len
+            .checked_mul(dtype.size())
+            .filter(|b| *b < isize::MAX as usize / 2);
+        let bytes = bytes.ok_or_else(|| {
+            Error::shape(
+                "alloc",
+                format!("{len} elements of {dtype} do not fit in memory"),
+            )
+        })?;
+        Ok(Storage(Box::new(if zeroed {
+            PoolBuf::zeros(bytes)
+        } else {
+            PoolBuf::empty(bytes)
+        })))
     }
 
     fn write(&self, dst: &mut Tensor, dtype: DType, bytes: &[u8]) -> Result<()> {
@@ -220,11 +290,17 @@ impl Backend for Cpu {
                 let x = &source[first..first + part.len()];
                 simd::dispatch(
                     #[inline(always)]
-                    || part.iter_mut().zip(x).for_each(|(y, x)| *y = alpha.mul_add(*x, *y)),
+                    || {
+                        part.iter_mut()
+                            .zip(x)
+                            .for_each(|(y, x)| *y = alpha.mul_add(*x, *y))
+                    },
                 );
             });
         } else {
-            each_pair(&from, &to, |i, j| target[j] = alpha.mul_add(source[i], target[j]));
+            each_pair(&from, &to, |i, j| {
+                target[j] = alpha.mul_add(source[i], target[j])
+            });
         }
         Ok(())
     }
@@ -233,7 +309,10 @@ impl Backend for Cpu {
         if out.dtype() == DType::F32 && inputs.iter().all(|x| x.dtype() == DType::F32) {
             return map_f32(map, inputs, out);
         }
-        let wide = inputs.iter().map(|x| widened(x)).collect::<Result<Vec<_>>>()?;
+        let wide = inputs
+            .iter()
+            .map(|x| widened(x))
+            .collect::<Result<Vec<_>>>()?;
         let mut result = Tensor::empty(out.shape(), DType::F32, out.device())?;
         map_f32(map, &wide.iter().collect::<Vec<_>>(), &mut result)?;
         self.copy(&result, out)
@@ -247,7 +326,9 @@ impl Backend for Cpu {
         }
         let x = x.packed()?;
         let (shape, source) = (x.layout().shape, x.as_slice::<f32>()?);
-        let flags: Vec<bool> = (0..shape.len()).map(|a| out.shape()[a] != shape[a]).collect();
+        let flags: Vec<bool> = (0..shape.len())
+            .map(|a| out.shape()[a] != shape[a])
+            .collect();
         let start = match reduce {
             Reduce::Sum => 0.0,
             Reduce::Max => f32::NEG_INFINITY,
@@ -262,24 +343,34 @@ impl Backend for Cpu {
         let kept_last = flags.iter().rposition(|r| !r).map_or(0, |a| a + 1);
         let inner: usize = shape[kept_last..].iter().product();
         if flags[..kept_last].iter().all(|r| !r) {
-            threads::par_rows(out.as_mut_slice::<f32>()?, 1, (GRAIN / inner.max(1)).max(1), |first, part| {
-                for (i, y) in part.iter_mut().enumerate() {
-                    let row = &source[(first + i) * inner..][..inner];
-                    *y = simd::dispatch(
-                        #[inline(always)]
-                        || match reduce {
-                            Reduce::Sum => simd::sum_of(row, |v| v),
-                            _ => row.iter().fold(start, |a, b| join(a, *b)),
-                        },
-                    );
-                }
-            });
+            threads::par_rows(
+                out.as_mut_slice::<f32>()?,
+                1,
+                (GRAIN / inner.max(1)).max(1),
+                |first, part| {
+                    for (i, y) in part.iter_mut().enumerate() {
+                        let row = &source[(first + i) * inner..][..inner];
+                        *y = simd::dispatch(
+                            #[inline(always)]
+                            || match reduce {
+                                Reduce::Sum => simd::sum_of(row, |v| v),
+                                _ => row.iter().fold(start, |a, b| join(a, *b)),
+                            },
+                        );
+                    }
+                },
+            );
             return Ok(());
         }
-        let view = out.layout().broadcast(&shape).ok_or_else(|| Error::shape("reduce", "ranks differ"))?;
+        let view = out
+            .layout()
+            .broadcast(&shape)
+            .ok_or_else(|| Error::shape("reduce", "ranks differ"))?;
         let target = out.storage_mut::<f32>()?;
         target[view.offset..].fill(start);
-        each_pair(x.layout(), &view, |i, j| target[j] = join(target[j], source[i]));
+        each_pair(x.layout(), &view, |i, j| {
+            target[j] = join(target[j], source[i])
+        });
         Ok(())
     }
 
@@ -288,17 +379,36 @@ impl Backend for Cpu {
         let (m, n) = (c.shape()[rank - 2], c.shape()[rank - 1]);
         let k = a.shape()[a.rank() - if gemm.trans_a { 2 } else { 1 }];
         let batch = Dims::new(&c.shape()[..rank - 2])?;
-        let view = |x: &Tensor| x.broadcast_view("matmul", &Dims::new(&[&*batch, &x.shape()[x.rank() - 2..]].concat())?);
+        let view = |x: &Tensor| {
+            x.broadcast_view(
+                "matmul",
+                &Dims::new(&[&*batch, &x.shape()[x.rank() - 2..]].concat())?,
+            )
+        };
         let (a, b) = (view(a)?, view(b)?);
         let matrix = |x: &Tensor, transposed: bool| {
             let (rows, cols) = (x.layout().strides[rank - 2], x.layout().strides[rank - 1]);
-            if transposed { kernel::Layout { rows: cols, cols: rows } } else { kernel::Layout { rows, cols } }
+            if transposed {
+                kernel::Layout {
+                    rows: cols,
+                    cols: rows,
+                }
+            } else {
+                kernel::Layout { rows, cols }
+            }
         };
         let (la, lb) = (matrix(&a, gemm.trans_a), matrix(&b, gemm.trans_b));
         let dims = kernel::Dims { m, n, k };
-        let scale = kernel::Scale { alpha: gemm.alpha, beta: gemm.beta };
+        let scale = kernel::Scale {
+            alpha: gemm.alpha,
+            beta: gemm.beta,
+        };
         // Starts of the matrices: one step per operand where the batch axes merge, else each on its own.
-        let lead = |x: &Tensor| Layout { shape: batch, strides: Dims::new(&x.layout().strides[..rank - 2]).unwrap_or(Dims::SCALAR), offset: x.layout().offset };
+        let lead = |x: &Tensor| Layout {
+            shape: batch,
+            strides: Dims::new(&x.layout().strides[..rank - 2]).unwrap_or(Dims::SCALAR),
+            offset: x.layout().offset,
+        };
         let (wa, wb, wc) = (lead(&a), lead(&b), lead(c));
         let walk = Walk::new([&wc, &wa, &wb]);
         let source = a.storage_slice::<f32>()?;
@@ -309,7 +419,14 @@ impl Backend for Cpu {
                 let [at_c, at_a, at_b] = walk.start(r);
                 macro_rules! run {
                     ($b:expr) => {
-                        kernel::gemm_batched(count, dims, scale, (&source[at_a.min(source.len())..], la, step[1]), (&$b[at_b.min($b.len())..], lb, step[2]), (&mut target[at_c..], n, step[0]))
+                        kernel::gemm_batched(
+                            count,
+                            dims,
+                            scale,
+                            (&source[at_a.min(source.len())..], la, step[1]),
+                            (&$b[at_b.min($b.len())..], lb, step[2]),
+                            (&mut target[at_c..], n, step[0]),
+                        )
                     };
                 }
                 match operand {
@@ -375,7 +492,10 @@ impl Backend for Cpu {
 
     fn top_k(&self, x: &Tensor, k: usize, values: &mut Tensor, indices: &mut Tensor) -> Result<()> {
         let n = x.last_dim();
-        let (v, i) = (values.as_mut_slice::<f32>()?, indices.as_mut_slice::<u32>()?);
+        let (v, i) = (
+            values.as_mut_slice::<f32>()?,
+            indices.as_mut_slice::<u32>()?,
+        );
         for (r, row) in x.as_slice::<f32>()?.chunks(n.max(1)).enumerate() {
             select::top_k(row, &mut v[r * k..(r + 1) * k], &mut i[r * k..(r + 1) * k]);
         }
@@ -384,7 +504,11 @@ impl Backend for Cpu {
 
     fn kth_value(&self, x: &Tensor, k: usize, out: &mut Tensor) -> Result<()> {
         let n = x.last_dim();
-        for (row, y) in x.as_slice::<f32>()?.chunks(n.max(1)).zip(out.as_mut_slice::<f32>()?) {
+        for (row, y) in x
+            .as_slice::<f32>()?
+            .chunks(n.max(1))
+            .zip(out.as_mut_slice::<f32>()?)
+        {
             *y = select::kth_value(row, k);
         }
         Ok(())
@@ -408,6 +532,11 @@ fn with_operand<R>(b: &Tensor, f: impl FnOnce(Operand) -> Result<R>) -> Result<R
         DType::F32 => f(Operand::F32(b.storage_slice()?)),
         DType::Bf16 => f(Operand::Bf16(b.storage_slice()?)),
         DType::F16 => f(Operand::F16(b.storage_slice()?)),
-        got => Err(Error::DType { op: "matmul", operand: "rhs", got, want: "f32, bf16 or f16" }),
+        got => Err(Error::DType {
+            op: "matmul",
+            operand: "rhs",
+            got,
+            want: "f32, bf16 or f16",
+        }),
     }
 }

@@ -12,12 +12,24 @@ use crate::tensor::Tensor;
 pub struct Oracle;
 
 fn data(x: &Tensor) -> Result<&[f64]> {
-    x.storage().0.downcast_ref::<Vec<f64>>().map(Vec::as_slice).ok_or(Error::Unavailable { op: "oracle", device: x.device().to_string() })
+    x.storage()
+        .0
+        .downcast_ref::<Vec<f64>>()
+        .map(Vec::as_slice)
+        .ok_or(Error::Unavailable {
+            op: "oracle",
+            device: x.device().to_string(),
+        })
 }
 
 fn data_mut(x: &mut Tensor) -> Result<&mut [f64]> {
     let shared = || Error::Invalid("oracle: the output is shared".into());
-    x.storage_unique().ok_or_else(shared)?.0.downcast_mut::<Vec<f64>>().map(Vec::as_mut_slice).ok_or_else(shared)
+    x.storage_unique()
+        .ok_or_else(shared)?
+        .0
+        .downcast_mut::<Vec<f64>>()
+        .map(Vec::as_mut_slice)
+        .ok_or_else(shared)
 }
 
 /// All elements in row-major order.
@@ -25,7 +37,9 @@ fn values(x: &Tensor) -> Result<Vec<f64>> {
     let (source, layout) = (data(x)?, x.layout());
     let (n, step) = run(layout);
     let mut out = Vec::with_capacity(x.len());
-    for_each_run([layout], |[at]| out.extend((0..n).map(|i| source[at + i * step])));
+    for_each_run([layout], |[at]| {
+        out.extend((0..n).map(|i| source[at + i * step]))
+    });
     Ok(out)
 }
 
@@ -57,17 +71,23 @@ impl Backend for Oracle {
     }
 
     fn alloc(&self, len: usize, _: DType, zeroed: bool) -> Result<Storage> {
-        Ok(Storage(Box::new(vec![if zeroed { 0.0 } else { f64::NAN }; len])))
+        Ok(Storage(Box::new(vec![
+            if zeroed { 0.0 } else { f64::NAN };
+            len
+        ])))
     }
 
     fn write(&self, dst: &mut Tensor, dtype: DType, bytes: &[u8]) -> Result<()> {
-        let host: Vec<f64> = with_dtype!(dtype, T => from_bytes::<T>(bytes).into_iter().map(T::to_f64).collect());
+        let host: Vec<f64> =
+            with_dtype!(dtype, T => from_bytes::<T>(bytes).into_iter().map(T::to_f64).collect());
         visit(dst, &host, |slot, v| *slot = v)
     }
 
     fn read(&self, src: &Tensor, dtype: DType) -> Result<Vec<u8>> {
         let values = values(src)?;
-        Ok(with_dtype!(dtype, T => bytemuck::cast_slice(&values.into_iter().map(T::from_f64).collect::<Vec<T>>()).to_vec()))
+        Ok(
+            with_dtype!(dtype, T => bytemuck::cast_slice(&values.into_iter().map(T::from_f64).collect::<Vec<T>>()).to_vec()),
+        )
     }
 
     fn copy(&self, src: &Tensor, dst: &mut Tensor) -> Result<()> {
@@ -79,12 +99,25 @@ impl Backend for Oracle {
     }
 
     fn map(&self, map: Map, inputs: &[&Tensor], out: &mut Tensor) -> Result<()> {
-        let x = inputs.iter().map(|x| values(x)).collect::<Result<Vec<_>>>()?;
+        let x = inputs
+            .iter()
+            .map(|x| values(x))
+            .collect::<Result<Vec<_>>>()?;
         let result: Vec<f64> = match map {
             Map::Unary(f) => x[0].iter().map(|x| f.eval(*x)).collect(),
-            Map::UnaryGrad(f) => x[0].iter().zip(&x[1]).map(|(dy, s)| dy * f.derivative(*s)).collect(),
-            Map::Binary(f) => x[0].iter().zip(&x[1]).map(|(a, b)| f.eval(*a, *b)).collect(),
-            Map::Where => (0..out.len()).map(|i| if x[0][i] != 0.0 { x[1][i] } else { x[2][i] }).collect(),
+            Map::UnaryGrad(f) => x[0]
+                .iter()
+                .zip(&x[1])
+                .map(|(dy, s)| dy * f.derivative(*s))
+                .collect(),
+            Map::Binary(f) => x[0]
+                .iter()
+                .zip(&x[1])
+                .map(|(a, b)| f.eval(*a, *b))
+                .collect(),
+            Map::Where => (0..out.len())
+                .map(|i| if x[0][i] != 0.0 { x[1][i] } else { x[2][i] })
+                .collect(),
         };
         visit(out, &result, |slot, v| *slot = v)
     }
@@ -96,9 +129,13 @@ impl Backend for Oracle {
             Reduce::Min => f64::INFINITY,
         };
         data_mut(out)?.fill(start);
-        let view = out.layout().broadcast(&x.layout().shape).ok_or_else(|| Error::shape("reduce", "ranks differ"))?;
+        let view = out
+            .layout()
+            .broadcast(&x.layout().shape)
+            .ok_or_else(|| Error::shape("reduce", "ranks differ"))?;
         let whole = *out.layout();
-        let mut aliased = std::mem::replace(out, Tensor::empty(&[0], x.dtype(), x.device())?).relayout(view);
+        let mut aliased =
+            std::mem::replace(out, Tensor::empty(&[0], x.dtype(), x.device())?).relayout(view);
         visit(&mut aliased, &values(x)?, |slot, v| {
             *slot = match reduce {
                 Reduce::Sum => *slot + v,
@@ -112,30 +149,49 @@ impl Backend for Oracle {
     }
 
     fn gemm(&self, gemm: Gemm, a: &Tensor, b: &Tensor, c: &mut Tensor) -> Result<()> {
-        let matrix = |x: &Tensor, transposed: bool, batch: &[usize]| -> Result<(Vec<f64>, usize, usize)> {
-            let r = x.rank();
-            let (rows, cols) = (x.shape()[r - 2], x.shape()[r - 1]);
-            let full = crate::layout::Dims::new(&[batch, &[rows, cols]].concat())?;
-            let v = values(&x.broadcast_view("matmul", &full)?)?;
-            if !transposed {
-                return Ok((v, rows, cols));
-            }
-            let t = v.chunks(rows * cols).flat_map(|m| (0..rows * cols).map(|i| m[(i % rows) * cols + i / rows])).collect();
-            Ok((t, cols, rows))
-        };
+        let matrix =
+            |x: &Tensor, transposed: bool, batch: &[usize]| -> Result<(Vec<f64>, usize, usize)> {
+                let r = x.rank();
+                let (rows, cols) = (x.shape()[r - 2], x.shape()[r - 1]);
+                let full = crate::layout::Dims::new(&[batch, &[rows, cols]].concat())?;
+                let v = values(&x.broadcast_view("matmul", &full)?)?;
+                if !transposed {
+                    return Ok((v, rows, cols));
+                }
+                let t = v
+                    .chunks(rows * cols)
+                    .flat_map(|m| (0..rows * cols).map(|i| m[(i % rows) * cols + i / rows]))
+                    .collect();
+                Ok((t, cols, rows))
+            };
         let batch = c.shape()[..c.rank() - 2].to_vec();
-        let ((va, m, k), (vb, _, n)) = (matrix(a, gemm.trans_a, &batch)?, matrix(b, gemm.trans_b, &batch)?);
+        let ((va, m, k), (vb, _, n)) = (
+            matrix(a, gemm.trans_a, &batch)?,
+            matrix(b, gemm.trans_b, &batch)?,
+        );
         let mut product = vec![0.0; c.len()];
         for (i, p) in product.iter_mut().enumerate() {
             let (z, row, col) = (i / (m * n), i / n % m, i % n);
-            *p = gemm.alpha as f64 * (0..k).map(|l| va[(z * m + row) * k + l] * vb[(z * k + l) * n + col]).sum::<f64>();
+            *p = gemm.alpha as f64
+                * (0..k)
+                    .map(|l| va[(z * m + row) * k + l] * vb[(z * k + l) * n + col])
+                    .sum::<f64>();
         }
-        visit(c, &product, |slot, v| *slot = if gemm.beta == 0.0 { v } else { gemm.beta as f64 * *slot + v })
+        visit(c, &product, |slot, v| {
+            *slot = if gemm.beta == 0.0 {
+                v
+            } else {
+                gemm.beta as f64 * *slot + v
+            }
+        })
     }
 
     fn gather_rows(&self, table: &Tensor, index: &Tensor, out: &mut Tensor) -> Result<()> {
         let (t, d) = (values(table)?, table.last_dim());
-        let rows: Vec<f64> = values(index)?.into_iter().flat_map(|i| t[i as usize * d..][..d].to_vec()).collect();
+        let rows: Vec<f64> = values(index)?
+            .into_iter()
+            .flat_map(|i| t[i as usize * d..][..d].to_vec())
+            .collect();
         visit(out, &rows, |slot, v| *slot = v)
     }
 
@@ -152,7 +208,11 @@ impl Backend for Oracle {
 
     fn take(&self, x: &Tensor, index: &Tensor, out: &mut Tensor) -> Result<()> {
         let (v, c, k) = (values(x)?, x.last_dim(), index.last_dim());
-        let picked: Vec<f64> = values(index)?.into_iter().enumerate().map(|(at, i)| v[at / k * c + i as usize]).collect();
+        let picked: Vec<f64> = values(index)?
+            .into_iter()
+            .enumerate()
+            .map(|(at, i)| v[at / k * c + i as usize])
+            .collect();
         visit(out, &picked, |slot, v| *slot = v)
     }
 
@@ -192,11 +252,16 @@ impl Backend for Oracle {
         // The same f32 numbers that every other device draws.
         let mut numbers = vec![0.0f32; out.len()];
         crate::random::fill(distribution, key, &mut numbers);
-        visit(out, &numbers.iter().map(|x| *x as f64).collect::<Vec<_>>(), |slot, v| *slot = v)
+        visit(
+            out,
+            &numbers.iter().map(|x| *x as f64).collect::<Vec<_>>(),
+            |slot, v| *slot = v,
+        )
     }
 }
 
 /// Larger first, NaN before every number, −0 equal to 0.
 fn descending(a: f64, b: f64) -> std::cmp::Ordering {
-    b.partial_cmp(&a).unwrap_or_else(|| b.is_nan().cmp(&a.is_nan()))
+    b.partial_cmp(&a)
+        .unwrap_or_else(|| b.is_nan().cmp(&a.is_nan()))
 }

@@ -35,7 +35,17 @@ pub enum Binary {
 
 impl Binary {
     /// All of them: what tests walk.
-    pub const ALL: [Binary; 9] = [Binary::Add, Binary::Sub, Binary::Mul, Binary::Div, Binary::Maximum, Binary::Minimum, Binary::Eq, Binary::Lt, Binary::Le];
+    pub const ALL: [Binary; 9] = [
+        Binary::Add,
+        Binary::Sub,
+        Binary::Mul,
+        Binary::Div,
+        Binary::Maximum,
+        Binary::Minimum,
+        Binary::Eq,
+        Binary::Lt,
+        Binary::Le,
+    ];
 
     /// The name in errors and traces.
     pub fn name(self) -> &'static str {
@@ -61,8 +71,20 @@ impl Binary {
             Binary::Sub => a - b,
             Binary::Mul => a * b,
             Binary::Div => a / b,
-            Binary::Maximum => if a > b || a.is_nan() { a } else { b },
-            Binary::Minimum => if a < b || a.is_nan() { a } else { b },
+            Binary::Maximum => {
+                if a > b || a.is_nan() {
+                    a
+                } else {
+                    b
+                }
+            }
+            Binary::Minimum => {
+                if a < b || a.is_nan() {
+                    a
+                } else {
+                    b
+                }
+            }
             Binary::Eq => truth(a == b),
             Binary::Lt => truth(a < b),
             Binary::Le => truth(a <= b),
@@ -80,8 +102,13 @@ impl Op for Binary {
         b.expect_dtype(self.name(), a.dtype())?;
         let shape = Layout::broadcast_shape(self.name(), &a.layout().shape, &b.layout().shape)?;
         let mut y = Tensor::empty(&shape, a.dtype(), a.device())?;
-        let views = [a.broadcast_view(self.name(), &shape)?, b.broadcast_view(self.name(), &shape)?];
-        a.device().backend().map(Map::Binary(*self), &[&views[0], &views[1]], &mut y)?;
+        let views = [
+            a.broadcast_view(self.name(), &shape)?,
+            b.broadcast_view(self.name(), &shape)?,
+        ];
+        a.device()
+            .backend()
+            .map(Map::Binary(*self), &[&views[0], &views[1]], &mut y)?;
         let (save_a, save_b) = match self {
             Binary::Mul => (f.needs(1), f.needs(0)),
             Binary::Div => (f.needs(1), f.needs_any()),
@@ -102,7 +129,11 @@ impl Op for Binary {
         match self {
             Binary::Add | Binary::Sub => {
                 if grads.needs(1) {
-                    db = Some(if *self == Binary::Add { dy.clone() } else { dy.neg()? });
+                    db = Some(if *self == Binary::Add {
+                        dy.clone()
+                    } else {
+                        dy.neg()?
+                    });
                 }
                 if grads.needs(0) {
                     da = Some(dy);
@@ -125,7 +156,11 @@ impl Op for Binary {
             }
             Binary::Maximum | Binary::Minimum => {
                 let (a, b) = (saved.get(0)?, saved.get(1)?);
-                let (lose, win) = if *self == Binary::Maximum { (a, b) } else { (b, a) };
+                let (lose, win) = if *self == Binary::Maximum {
+                    (a, b)
+                } else {
+                    (b, a)
+                };
                 // share of b = [b wins] + ½[tie]
                 let share_b = lose.lt(win)?.add(&a.equal(b)?.affine(0.5, 0.0)?)?;
                 let dyb = dy.mul(&share_b)?;
@@ -198,8 +233,14 @@ impl Op for Where {
         let shape = Layout::broadcast_shape("where", &a.layout().shape, &b.layout().shape)?;
         let shape = Layout::broadcast_shape("where", &shape, &c.layout().shape)?;
         let mut y = Tensor::empty(&shape, a.dtype(), a.device())?;
-        let v = [c.broadcast_view("where", &shape)?, a.broadcast_view("where", &shape)?, b.broadcast_view("where", &shape)?];
-        a.device().backend().map(Map::Where, &[&v[0], &v[1], &v[2]], &mut y)?;
+        let v = [
+            c.broadcast_view("where", &shape)?,
+            a.broadcast_view("where", &shape)?,
+            b.broadcast_view("where", &shape)?,
+        ];
+        a.device()
+            .backend()
+            .map(Map::Where, &[&v[0], &v[1], &v[2]], &mut y)?;
         if f.needs_any() {
             f.save(0, c);
         }

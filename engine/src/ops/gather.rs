@@ -10,8 +10,16 @@ use crate::tensor::Tensor;
 /// An error unless all of `index` is below `n`.
 fn check(op: &'static str, index: &Tensor, n: usize) -> Result<()> {
     index.expect_dtype(op, DType::U32)?;
-    match index.to_vec::<u32>()?.into_iter().enumerate().find(|(_, i)| *i as usize >= n) {
-        Some((at, i)) => Err(Error::shape(op, format!("index {i} at position {at}, but there are only {n} rows"))),
+    match index
+        .to_vec::<u32>()?
+        .into_iter()
+        .enumerate()
+        .find(|(_, i)| *i as usize >= n)
+    {
+        Some((at, i)) => Err(Error::shape(
+            op,
+            format!("index {i} at position {at}, but there are only {n} rows"),
+        )),
         None => Ok(()),
     }
 }
@@ -27,12 +35,26 @@ impl Op for GatherRows {
     fn forward(&self, f: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
         let (table, index) = (inputs[0].packed()?, inputs[1].packed()?);
         if table.rank() != 2 {
-            return Err(Error::shape("gather_rows", format!("the table is {:?}, wanted a matrix", table.shape())));
+            return Err(Error::shape(
+                "gather_rows",
+                format!("the table is {:?}, wanted a matrix", table.shape()),
+            ));
         }
         check("gather_rows", &index, table.shape()[0])?;
         let shape = [index.shape(), &[table.last_dim()]].concat();
-        let mut y = Tensor::empty(&shape, if table.dtype().is_float() { DType::F32 } else { table.dtype() }, table.device())?;
-        table.device().backend().gather_rows(&table, &index, &mut y)?;
+        let mut y = Tensor::empty(
+            &shape,
+            if table.dtype().is_float() {
+                DType::F32
+            } else {
+                table.dtype()
+            },
+            table.device(),
+        )?;
+        table
+            .device()
+            .backend()
+            .gather_rows(&table, &index, &mut y)?;
         if f.needs(0) {
             f.save(0, &index);
         }
@@ -61,12 +83,21 @@ impl Op for ScatterAddRows {
     fn forward(&self, f: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
         let [x, index, src] = [inputs[0], inputs[1], inputs[2]];
         if x.rank() != 2 {
-            return Err(Error::shape("scatter_add_rows", format!("the target is {:?}, wanted a matrix", x.shape())));
+            return Err(Error::shape(
+                "scatter_add_rows",
+                format!("the target is {:?}, wanted a matrix", x.shape()),
+            ));
         }
         check("scatter_add_rows", index, x.shape()[0])?;
-        src.expect_shape("scatter_add_rows", "src", &[index.shape(), &[x.last_dim()]].concat())?;
+        src.expect_shape(
+            "scatter_add_rows",
+            "src",
+            &[index.shape(), &[x.last_dim()]].concat(),
+        )?;
         let mut y = x.deep_clone()?;
-        x.device().backend().scatter_add_rows(&mut y, &index.packed()?, &src.packed()?)?;
+        x.device()
+            .backend()
+            .scatter_add_rows(&mut y, &index.packed()?, &src.packed()?)?;
         if f.needs(2) {
             f.save(0, index);
         }
@@ -93,7 +124,14 @@ impl Op for Take {
         let (x, index) = (inputs[0].packed()?, inputs[1].packed()?);
         let lead = x.rank().saturating_sub(1);
         if index.rank() != x.rank() || x.rank() == 0 || index.shape()[..lead] != x.shape()[..lead] {
-            return Err(Error::shape("take", format!("index {:?} does not match {:?} but for the last axis", index.shape(), x.shape())));
+            return Err(Error::shape(
+                "take",
+                format!(
+                    "index {:?} does not match {:?} but for the last axis",
+                    index.shape(),
+                    x.shape()
+                ),
+            ));
         }
         check("take", &index, x.last_dim())?;
         let mut y = Tensor::empty(index.shape(), x.dtype(), x.device())?;
@@ -127,12 +165,21 @@ impl Op for ScatterAdd {
         let [x, index, src] = [inputs[0], inputs[1], inputs[2]];
         let lead = x.rank().saturating_sub(1);
         if index.rank() != x.rank() || x.rank() == 0 || index.shape()[..lead] != x.shape()[..lead] {
-            return Err(Error::shape("scatter_add", format!("index {:?} does not match {:?} but for the last axis", index.shape(), x.shape())));
+            return Err(Error::shape(
+                "scatter_add",
+                format!(
+                    "index {:?} does not match {:?} but for the last axis",
+                    index.shape(),
+                    x.shape()
+                ),
+            ));
         }
         src.expect_shape("scatter_add", "src", index.shape())?;
         check("scatter_add", index, x.last_dim())?;
         let mut y = x.deep_clone()?;
-        x.device().backend().scatter_add(&mut y, &index.packed()?, &src.packed()?)?;
+        x.device()
+            .backend()
+            .scatter_add(&mut y, &index.packed()?, &src.packed()?)?;
         if f.needs(2) {
             f.save(0, index);
         }

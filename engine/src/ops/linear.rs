@@ -24,18 +24,42 @@ struct Linear;
 pub(crate) fn as_matrix(x: &Tensor) -> Result<Tensor> {
     let x = x.packed()?;
     let shape = Dims::new(&[x.rows(), x.last_dim()])?;
-    let layout = Layout { offset: x.layout().offset, ..Layout::contiguous(shape) };
+    let layout = Layout {
+        offset: x.layout().offset,
+        ..Layout::contiguous(shape)
+    };
     Ok(x.relayout(layout))
 }
 
 /// `alpha·op(A)·op(B) + beta·C` into `c`.
-pub(crate) fn product(a: &Tensor, trans_a: bool, b: &Tensor, trans_b: bool, beta: f32, c: &mut Tensor) -> Result<()> {
+pub(crate) fn product(
+    a: &Tensor,
+    trans_a: bool,
+    b: &Tensor,
+    trans_b: bool,
+    beta: f32,
+    c: &mut Tensor,
+) -> Result<()> {
     let device = a.device().clone();
-    device.backend().gemm(Gemm { trans_a, trans_b, alpha: 1.0, beta }, a, b, c)
+    device.backend().gemm(
+        Gemm {
+            trans_a,
+            trans_b,
+            alpha: 1.0,
+            beta,
+        },
+        a,
+        b,
+        c,
+    )
 }
 
 /// Lets `f` write a gradient of any rank as a matrix.
-pub(crate) fn write_matrix(grads: &mut Grads, i: usize, f: impl FnOnce(&mut Tensor, f32) -> Result<()>) -> Result<()> {
+pub(crate) fn write_matrix(
+    grads: &mut Grads,
+    i: usize,
+    f: impl FnOnce(&mut Tensor, f32) -> Result<()>,
+) -> Result<()> {
     grads.write(i, |out, beta| {
         let whole = *out.layout();
         let shape = Dims::new(&[out.rows(), out.last_dim()])?;
@@ -64,9 +88,22 @@ pub(crate) fn stream(visitor: &dyn GradVisitor, dy: &Tensor, x: &Tensor) -> Resu
 }
 
 /// Checks shapes and returns y's.
-pub(crate) fn output_shape(op: &'static str, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Dims> {
+pub(crate) fn output_shape(
+    op: &'static str,
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+) -> Result<Dims> {
     if w.rank() != 2 || x.rank() == 0 || x.last_dim() != w.shape()[1] {
-        return Err(Error::shape(op, format!("x {:?} · Wᵀ of {:?}: x needs {} features", x.shape(), w.shape(), w.shape().last().copied().unwrap_or(0))));
+        return Err(Error::shape(
+            op,
+            format!(
+                "x {:?} · Wᵀ of {:?}: x needs {} features",
+                x.shape(),
+                w.shape(),
+                w.shape().last().copied().unwrap_or(0)
+            ),
+        ));
     }
     if let Some(b) = bias {
         b.expect_shape(op, "bias", &[w.shape()[0]])?;
@@ -87,7 +124,10 @@ impl Op for Linear {
         let (x, w, bias) = (inputs[0], inputs[1], inputs.get(2).copied());
         let shape = output_shape("linear", x, w, bias)?;
         let (x, rows) = (as_matrix(x)?, x.rows());
-        let (mut y, beta) = (Tensor::empty(&[rows, w.shape()[0]], DType::F32, x.device())?, bias.is_some() as u8 as f32);
+        let (mut y, beta) = (
+            Tensor::empty(&[rows, w.shape()[0]], DType::F32, x.device())?,
+            bias.is_some() as u8 as f32,
+        );
         if let Some(b) = bias {
             let view = b.broadcast_view("linear", &y.layout().shape)?;
             x.device().backend().copy(&view, &mut y)?;
@@ -105,12 +145,16 @@ impl Op for Linear {
     fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let dy = as_matrix(&dy)?;
         if grads.needs(0) {
-            write_matrix(grads, 0, |out, beta| product(&dy, false, saved.get(1)?, false, beta, out))?;
+            write_matrix(grads, 0, |out, beta| {
+                product(&dy, false, saved.get(1)?, false, beta, out)
+            })?;
         }
         if let Some(visitor) = grads.visitor(1) {
             stream(&*visitor, &dy, saved.get(0)?)?;
         } else if grads.needs(1) {
-            grads.write(1, |out, beta| product(&dy, true, saved.get(0)?, false, beta, out))?;
+            grads.write(1, |out, beta| {
+                product(&dy, true, saved.get(0)?, false, beta, out)
+            })?;
         }
         if grads.has(2) && grads.needs(2) {
             grads.add(2, dy.sum(0)?)?;

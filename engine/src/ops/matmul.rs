@@ -24,7 +24,10 @@ struct MatMul {
 fn product_shape(a: &Tensor, b: &Tensor, trans_a: bool, trans_b: bool) -> Result<Dims> {
     let (ra, rb) = (a.rank(), b.rank());
     if ra < 2 || rb < 2 {
-        return Err(Error::shape("matmul", format!("operands need two axes: {:?} · {:?}", a.shape(), b.shape())));
+        return Err(Error::shape(
+            "matmul",
+            format!("operands need two axes: {:?} · {:?}", a.shape(), b.shape()),
+        ));
     }
     let pick = |x: &Tensor, t: bool| {
         let s = &x.shape()[x.rank() - 2..];
@@ -34,7 +37,11 @@ fn product_shape(a: &Tensor, b: &Tensor, trans_a: bool, trans_b: bool) -> Result
     if ka != kb {
         return Err(Error::shape(
             "matmul",
-            format!("lhs {:?} · rhs {:?}: inner sizes {ka} and {kb} differ (trans_a = {trans_a}, trans_b = {trans_b})", a.shape(), b.shape()),
+            format!(
+                "lhs {:?} · rhs {:?}: inner sizes {ka} and {kb} differ (trans_a = {trans_a}, trans_b = {trans_b})",
+                a.shape(),
+                b.shape()
+            ),
         ));
     }
     let lead = |x: &Tensor| Dims::new(&x.shape()[..x.rank() - 2]);
@@ -42,9 +49,25 @@ fn product_shape(a: &Tensor, b: &Tensor, trans_a: bool, trans_b: bool) -> Result
     Dims::new(&[&*batch, &[m, n]].concat())
 }
 
-fn gemm(alpha: f32, beta: f32, (a, trans_a): (&Tensor, bool), (b, trans_b): (&Tensor, bool), c: &mut Tensor) -> Result<()> {
+fn gemm(
+    alpha: f32,
+    beta: f32,
+    (a, trans_a): (&Tensor, bool),
+    (b, trans_b): (&Tensor, bool),
+    c: &mut Tensor,
+) -> Result<()> {
     let device = a.device().clone();
-    device.backend().gemm(Gemm { trans_a, trans_b, alpha, beta }, a, b, c)
+    device.backend().gemm(
+        Gemm {
+            trans_a,
+            trans_b,
+            alpha,
+            beta,
+        },
+        a,
+        b,
+        c,
+    )
 }
 
 impl Op for MatMul {
@@ -57,7 +80,12 @@ impl Op for MatMul {
         let shape = product_shape(a, b, self.trans_a, self.trans_b)?;
         a.expect_dtype("matmul", DType::F32)?;
         if !matches!(b.dtype(), DType::F32 | DType::Bf16 | DType::F16) {
-            return Err(Error::DType { op: "matmul", operand: "rhs", got: b.dtype(), want: "f32, bf16 or f16" });
+            return Err(Error::DType {
+                op: "matmul",
+                operand: "rhs",
+                got: b.dtype(),
+                want: "f32, bf16 or f16",
+            });
         }
         let mut c = Tensor::empty(&shape, DType::F32, a.device())?;
         gemm(1.0, 0.0, (a, self.trans_a), (b, self.trans_b), &mut c)?;
@@ -93,7 +121,12 @@ impl Op for MatMul {
 }
 
 /// Adds a product to a gradient: straight into it where no batch axis was broadcast, else through its sum.
-fn accumulate(grads: &mut Grads, i: usize, dy: &Tensor, product: impl Fn(&mut Tensor, f32) -> Result<()>) -> Result<()> {
+fn accumulate(
+    grads: &mut Grads,
+    i: usize,
+    dy: &Tensor,
+    product: impl Fn(&mut Tensor, f32) -> Result<()>,
+) -> Result<()> {
     let shape = Dims::new(grads.shape(i))?;
     let lead = dy.rank() - 2;
     if shape.len() == dy.rank() && shape[..lead] == dy.shape()[..lead] {
@@ -129,7 +162,10 @@ mod tests {
 
     #[test]
     fn errors_say_what_does_not_fit() {
-        let (a, b) = (Tensor::zeros(&[8, 64], DType::F32, &crate::device::Device::cpu()).unwrap(), Tensor::zeros(&[128, 32], DType::F32, &crate::device::Device::cpu()).unwrap());
+        let (a, b) = (
+            Tensor::zeros(&[8, 64], DType::F32, &crate::device::Device::cpu()).unwrap(),
+            Tensor::zeros(&[128, 32], DType::F32, &crate::device::Device::cpu()).unwrap(),
+        );
         assert_eq!(
             a.matmul_t(&b, false, true).unwrap_err().to_string(),
             "matmul: lhs [8, 64] · rhs [128, 32]: inner sizes 64 and 32 differ (trans_a = false, trans_b = true)"

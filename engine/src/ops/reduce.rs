@@ -27,7 +27,10 @@ impl Op for ReduceAxes {
         for (axis, n) in shape.iter_mut().enumerate() {
             if self.axes[axis] {
                 if *n == 0 && self.reduce != Reduce::Sum {
-                    return Err(Error::shape(self.name(), format!("axis {axis} of {:?} is empty", x.shape())));
+                    return Err(Error::shape(
+                        self.name(),
+                        format!("axis {axis} of {:?} is empty", x.shape()),
+                    ));
                 }
                 *n = 1;
             }
@@ -56,9 +59,15 @@ impl Op for ReduceAxes {
 
 impl Tensor {
     fn reduce(&self, reduce: Reduce, axes: &[usize]) -> Result<Tensor> {
-        let op = ReduceAxes { reduce, axes: std::array::from_fn(|axis| axes.contains(&axis)) };
+        let op = ReduceAxes {
+            reduce,
+            axes: std::array::from_fn(|axis| axes.contains(&axis)),
+        };
         if let Some(axis) = axes.iter().find(|axis| **axis >= self.rank()) {
-            return Err(Error::shape(op.name(), format!("no axis {axis} in {:?}", self.shape())));
+            return Err(Error::shape(
+                op.name(),
+                format!("no axis {axis} in {:?}", self.shape()),
+            ));
         }
         apply(op, &[self])
     }
@@ -96,7 +105,8 @@ impl Tensor {
 
     /// Σ of all elements, a scalar.
     pub fn sum_all(&self) -> Result<Tensor> {
-        self.sum_keep(&(0..self.rank()).collect::<Vec<_>>())?.reshape(&[])
+        self.sum_keep(&(0..self.rank()).collect::<Vec<_>>())?
+            .reshape(&[])
     }
 
     /// Mean of all elements, a scalar (NaN when there are none).
@@ -107,7 +117,10 @@ impl Tensor {
     /// Euclidean (Frobenius) norm of all elements; its gradient at 0 is 0.
     pub fn norm_all(&self) -> Result<Tensor> {
         // √ has no slope at 0: the clamp's zero gradient below the smallest normal stands in for it.
-        self.square()?.sum_all()?.clamp(f32::MIN_POSITIVE as f64, f64::MAX)?.sqrt()
+        self.square()?
+            .sum_all()?
+            .clamp(f32::MIN_POSITIVE as f64, f64::MAX)?
+            .sqrt()
     }
 
     /// Sums the axes along which `shape` is 1 or absent: the adjoint of broadcasting from `shape`.
@@ -115,8 +128,15 @@ impl Tensor {
         if self.shape() == shape {
             return Ok(self.clone());
         }
-        let lead = self.rank().checked_sub(shape.len()).ok_or_else(|| Error::shape("sum_to", format!("{:?} has fewer axes than {shape:?}", self.shape())))?;
-        let axes: Vec<usize> = (0..self.rank()).filter(|a| *a < lead || (shape[a - lead] == 1 && self.shape()[*a] != 1)).collect();
+        let lead = self.rank().checked_sub(shape.len()).ok_or_else(|| {
+            Error::shape(
+                "sum_to",
+                format!("{:?} has fewer axes than {shape:?}", self.shape()),
+            )
+        })?;
+        let axes: Vec<usize> = (0..self.rank())
+            .filter(|a| *a < lead || (shape[a - lead] == 1 && self.shape()[*a] != 1))
+            .collect();
         self.sum_keep(&axes)?.reshape(shape)
     }
 }

@@ -13,15 +13,28 @@ impl Tensor {
     pub fn top_k(&self, k: usize) -> Result<(Tensor, Tensor)> {
         self.expect_dtype("top_k", DType::F32)?;
         if self.rank() == 0 || k > self.last_dim() {
-            return Err(Error::shape("top_k", format!("k = {k} of rows of {} in {:?}", self.last_dim(), self.shape())));
+            return Err(Error::shape(
+                "top_k",
+                format!(
+                    "k = {k} of rows of {} in {:?}",
+                    self.last_dim(),
+                    self.shape()
+                ),
+            ));
         }
         let mut shape = self.layout().shape;
         let last = shape.len() - 1;
         shape[last] = k;
         let mut values = Tensor::empty(&shape, DType::F32, self.device())?;
         let mut indices = Tensor::empty(&shape, DType::U32, self.device())?;
-        self.device().backend().top_k(&self.packed()?, k, &mut values, &mut indices)?;
-        if self.requires_grad() { Ok((self.take(&indices)?, indices)) } else { Ok((values, indices)) }
+        self.device()
+            .backend()
+            .top_k(&self.packed()?, k, &mut values, &mut indices)?;
+        if self.requires_grad() {
+            Ok((self.take(&indices)?, indices))
+        } else {
+            Ok((values, indices))
+        }
     }
 
     /// Index of the largest element of each row.
@@ -40,10 +53,19 @@ impl Tensor {
     pub fn kth_value(&self, k: usize) -> Result<Tensor> {
         self.expect_dtype("kth_value", DType::F32)?;
         if self.rank() == 0 || k >= self.last_dim() {
-            return Err(Error::shape("kth_value", format!("k = {k} of rows of {} in {:?}", self.last_dim(), self.shape())));
+            return Err(Error::shape(
+                "kth_value",
+                format!(
+                    "k = {k} of rows of {} in {:?}",
+                    self.last_dim(),
+                    self.shape()
+                ),
+            ));
         }
         let mut out = Tensor::empty(&self.shape()[..self.rank() - 1], DType::F32, self.device())?;
-        self.device().backend().kth_value(&self.packed()?, k, &mut out)?;
+        self.device()
+            .backend()
+            .kth_value(&self.packed()?, k, &mut out)?;
         Ok(out)
     }
 
@@ -54,7 +76,14 @@ impl Tensor {
     /// `q` outside [0, 1], empty rows.
     pub fn quantile(&self, q: f64) -> Result<Tensor> {
         if !(0.0..=1.0).contains(&q) || self.last_dim() == 0 {
-            return Err(Error::shape("quantile", format!("q = {q} of rows of {} in {:?}", self.last_dim(), self.shape())));
+            return Err(Error::shape(
+                "quantile",
+                format!(
+                    "q = {q} of rows of {} in {:?}",
+                    self.last_dim(),
+                    self.shape()
+                ),
+            ));
         }
         let v = q * (self.last_dim() - 1) as f64;
         let low = self.kth_value(v.floor() as usize)?;
@@ -62,6 +91,7 @@ impl Tensor {
             return Ok(low);
         }
         let high = self.kth_value(v.ceil() as usize)?;
-        low.affine(1.0 - v.fract(), 0.0)?.add(&high.affine(v.fract(), 0.0)?)
+        low.affine(1.0 - v.fract(), 0.0)?
+            .add(&high.affine(v.fract(), 0.0)?)
     }
 }

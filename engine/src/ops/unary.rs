@@ -2,6 +2,7 @@
 //!
 //! Kinks: |x|′ and relu′ are 0 at 0; clamp′ is 1 on the closed interval; sign′ is 0 everywhere.
 
+use crate::cpu::math;
 use crate::device::Map;
 use crate::error::Result;
 use crate::op::{Forward, Op, Saved, apply};
@@ -9,14 +10,22 @@ use crate::tape::Grads;
 use crate::tensor::Tensor;
 
 /// Arithmetic shared by f32 (the CPU's scalar path) and f64 (the oracle).
-pub trait Real: Copy + PartialOrd + std::ops::Neg<Output = Self> + std::ops::Add<Output = Self> + std::ops::Sub<Output = Self> + std::ops::Mul<Output = Self> + std::ops::Div<Output = Self> {
+pub trait Real:
+    Copy
+    + PartialOrd
+    + std::ops::Neg<Output = Self>
+    + std::ops::Add<Output = Self>
+    + std::ops::Sub<Output = Self>
+    + std::ops::Mul<Output = Self>
+    + std::ops::Div<Output = Self>
+{
     /// A constant.
     fn c(x: f64) -> Self;
     /// eˣ.
     fn exp(self) -> Self;
     /// ln x.
     fn ln(self) -> Self;
-    /// ln(1 + x).
+    /// ln(1 + x) for x ≥ 0.
     fn ln_1p(self) -> Self;
     /// sin x.
     fn sin(self) -> Self;
@@ -36,30 +45,93 @@ pub trait Real: Copy + PartialOrd + std::ops::Neg<Output = Self> + std::ops::Add
     fn is_nan(self) -> bool;
 }
 
-macro_rules! real {
-    ($t:ty, $erf:path) => {
-        impl Real for $t {
-            #[inline(always)]
-            fn c(x: f64) -> Self { x as $t }
-            fn exp(self) -> Self { self.exp() }
-            fn ln(self) -> Self { self.ln() }
-            fn ln_1p(self) -> Self { self.ln_1p() }
-            fn sin(self) -> Self { self.sin() }
-            fn cos(self) -> Self { self.cos() }
-            fn tanh(self) -> Self { self.tanh() }
-            fn erf(self) -> Self { $erf(self) }
-            #[inline(always)]
-            fn sqrt(self) -> Self { self.sqrt() }
-            #[inline(always)]
-            fn abs(self) -> Self { self.abs() }
-            fn powf(self, p: Self) -> Self { self.powf(p) }
-            #[inline(always)]
-            fn is_nan(self) -> bool { self.is_nan() }
-        }
-    };
+impl Real for f64 {
+    fn c(x: f64) -> Self {
+        x
+    }
+    fn exp(self) -> Self {
+        self.exp()
+    }
+    fn ln(self) -> Self {
+        self.ln()
+    }
+    fn ln_1p(self) -> Self {
+        self.ln_1p()
+    }
+    fn sin(self) -> Self {
+        self.sin()
+    }
+    fn cos(self) -> Self {
+        self.cos()
+    }
+    fn tanh(self) -> Self {
+        self.tanh()
+    }
+    fn erf(self) -> Self {
+        libm::erf(self)
+    }
+    fn sqrt(self) -> Self {
+        self.sqrt()
+    }
+    fn abs(self) -> Self {
+        self.abs()
+    }
+    fn powf(self, p: Self) -> Self {
+        self.powf(p)
+    }
+    fn is_nan(self) -> bool {
+        self.is_nan()
+    }
 }
-real!(f32, libm::erff);
-real!(f64, libm::erf);
+
+/// Over [`crate::cpu::math`], whose functions vectorise; sine and cosine keep their accuracy for large arguments.
+impl Real for f32 {
+    #[inline(always)]
+    fn c(x: f64) -> Self {
+        x as f32
+    }
+    #[inline(always)]
+    fn exp(self) -> Self {
+        math::exp(self)
+    }
+    #[inline(always)]
+    fn ln(self) -> Self {
+        math::log(self)
+    }
+    #[inline(always)]
+    fn ln_1p(self) -> Self {
+        math::log1p(self)
+    }
+    fn sin(self) -> Self {
+        self.sin()
+    }
+    fn cos(self) -> Self {
+        self.cos()
+    }
+    #[inline(always)]
+    fn tanh(self) -> Self {
+        math::tanh(self)
+    }
+    #[inline(always)]
+    fn erf(self) -> Self {
+        math::erf(self)
+    }
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        self.sqrt()
+    }
+    #[inline(always)]
+    fn abs(self) -> Self {
+        self.abs()
+    }
+    fn powf(self, p: Self) -> Self {
+        self.powf(p)
+    }
+    #[inline(always)]
+    fn is_nan(self) -> bool {
+        self.is_nan()
+    }
+}
 
 /// A function of one operand.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -123,7 +195,11 @@ const GELU_CUBIC: f64 = 0.044_715;
 fn sigmoid<T: Real>(x: T) -> T {
     // The exponential of a negative number never overflows.
     let e = (-x.abs()).exp();
-    if x >= T::c(0.0) { T::c(1.0) / (T::c(1.0) + e) } else { e / (T::c(1.0) + e) }
+    if x >= T::c(0.0) {
+        T::c(1.0) / (T::c(1.0) + e)
+    } else {
+        e / (T::c(1.0) + e)
+    }
 }
 
 impl Unary {
@@ -191,16 +267,41 @@ impl Unary {
             Unary::Tanh => x.tanh(),
             Unary::Sigmoid => sigmoid(x),
             Unary::LogSigmoid => (if x < zero { x } else { zero }) - (-x.abs()).exp().ln_1p(),
-            Unary::Relu => if x > zero || x.is_nan() { x } else { zero },
+            Unary::Relu => {
+                if x > zero || x.is_nan() {
+                    x
+                } else {
+                    zero
+                }
+            }
             Unary::Sqrt => x.sqrt(),
             Unary::Recip => one / x,
             Unary::Square => x * x,
             Unary::Pow(p) => x.powf(T::c(p)),
-            Unary::Sign => if x > zero { one } else if x < zero { -one } else { x * zero },
+            Unary::Sign => {
+                if x > zero {
+                    one
+                } else if x < zero {
+                    -one
+                } else {
+                    x * zero
+                }
+            }
             Unary::Erf => x.erf(),
-            Unary::Clamp(lo, hi) => if x < T::c(lo) { T::c(lo) } else if x > T::c(hi) { T::c(hi) } else { x },
+            Unary::Clamp(lo, hi) => {
+                if x < T::c(lo) {
+                    T::c(lo)
+                } else if x > T::c(hi) {
+                    T::c(hi)
+                } else {
+                    x
+                }
+            }
             Unary::Gelu => half * x * (one + (x * T::c(std::f64::consts::FRAC_1_SQRT_2)).erf()),
-            Unary::GeluTanh => half * x * (one + (T::c(SQRT_2_OVER_PI) * (x + T::c(GELU_CUBIC) * x * x * x)).tanh()),
+            Unary::GeluTanh => {
+                half * x
+                    * (one + (T::c(SQRT_2_OVER_PI) * (x + T::c(GELU_CUBIC) * x * x * x)).tanh())
+            }
             Unary::Silu => x * sigmoid(x),
         }
     }
@@ -219,14 +320,26 @@ impl Unary {
             Unary::Tanh => one - s * s,
             Unary::Sigmoid => s * (one - s),
             Unary::LogSigmoid => sigmoid(-s),
-            Unary::Relu => if s > zero { one } else { zero },
+            Unary::Relu => {
+                if s > zero {
+                    one
+                } else {
+                    zero
+                }
+            }
             Unary::Sqrt => half / s,
             Unary::Recip => -(s * s),
             Unary::Square => s + s,
             Unary::Pow(p) => T::c(p) * s.powf(T::c(p - 1.0)),
             Unary::Sign => zero,
             Unary::Erf => T::c(std::f64::consts::FRAC_2_SQRT_PI) * (-(s * s)).exp(),
-            Unary::Clamp(lo, hi) => if s >= T::c(lo) && s <= T::c(hi) { one } else { zero },
+            Unary::Clamp(lo, hi) => {
+                if s >= T::c(lo) && s <= T::c(hi) {
+                    one
+                } else {
+                    zero
+                }
+            }
             Unary::Gelu => {
                 let cdf = half * (one + (s * T::c(std::f64::consts::FRAC_1_SQRT_2)).erf());
                 // φ(x) = e^(−x²/2)/√(2π)
@@ -276,7 +389,9 @@ impl Op for Unary {
     fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let mut dx = Tensor::empty(dy.shape(), dy.dtype(), dy.device())?;
         let source = saved.find(0).unwrap_or(&dy);
-        dy.device().backend().map(Map::UnaryGrad(*self), &[&dy, source], &mut dx)?;
+        dy.device()
+            .backend()
+            .map(Map::UnaryGrad(*self), &[&dy, source], &mut dx)?;
         grads.add(0, dx)
     }
 }

@@ -18,14 +18,20 @@ impl Op for Reshape {
 
     fn forward(&self, _: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
         let x = inputs[0].packed()?;
-        let layout = Layout { offset: x.layout().offset, ..Layout::contiguous(self.0) };
+        let layout = Layout {
+            offset: x.layout().offset,
+            ..Layout::contiguous(self.0)
+        };
         Ok(x.with_layout(layout))
     }
 
     fn backward(&self, _: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let shape = Dims::new(grads.shape(0))?;
         let dy = dy.packed()?;
-        let layout = Layout { offset: dy.layout().offset, ..Layout::contiguous(shape) };
+        let layout = Layout {
+            offset: dy.layout().offset,
+            ..Layout::contiguous(shape)
+        };
         grads.add(0, dy.relayout(layout))
     }
 }
@@ -40,7 +46,11 @@ impl Op for Windows {
 
     fn forward(&self, _: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
         let x = inputs[0];
-        x.with_layout(Layout { offset: x.layout().offset, ..self.0 }).packed()
+        x.with_layout(Layout {
+            offset: x.layout().offset,
+            ..self.0
+        })
+        .packed()
     }
 
     fn backward(&self, _: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
@@ -71,7 +81,11 @@ impl Op for Permute {
         let x = inputs[0];
         let view = x.with_layout(self.layout(x.layout()));
         let last = x.rank().wrapping_sub(1);
-        if x.rank() == 0 || self.0[last] == last { Ok(view) } else { view.packed() }
+        if x.rank() == 0 || self.0[last] == last {
+            Ok(view)
+        } else {
+            view.packed()
+        }
     }
 
     fn backward(&self, _: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
@@ -123,13 +137,24 @@ impl Op for Concat {
         let (first, axis) = (inputs[0], self.0);
         let mut shape = first.layout().shape;
         if axis >= shape.len() {
-            return Err(Error::shape("concat", format!("no axis {axis} in {:?}", first.shape())));
+            return Err(Error::shape(
+                "concat",
+                format!("no axis {axis} in {:?}", first.shape()),
+            ));
         }
         for x in &inputs[1..] {
             x.expect_dtype("concat", first.dtype())?;
-            let fits = x.rank() == shape.len() && (0..shape.len()).all(|a| a == axis || x.shape()[a] == shape[a]);
+            let fits = x.rank() == shape.len()
+                && (0..shape.len()).all(|a| a == axis || x.shape()[a] == shape[a]);
             if !fits {
-                return Err(Error::shape("concat", format!("{:?} and {:?} differ outside axis {axis}", first.shape(), x.shape())));
+                return Err(Error::shape(
+                    "concat",
+                    format!(
+                        "{:?} and {:?} differ outside axis {axis}",
+                        first.shape(),
+                        x.shape()
+                    ),
+                ));
             }
             shape[axis] += x.shape()[axis];
         }
@@ -176,7 +201,11 @@ impl Op for Cast {
     }
 
     fn backward(&self, _: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
-        let dx = if dy.dtype() == DType::F64 { dy } else { dy.converted(DType::F32)? };
+        let dx = if dy.dtype() == DType::F64 {
+            dy
+        } else {
+            dy.converted(DType::F32)?
+        };
         grads.add(0, dx)
     }
 }
@@ -192,12 +221,24 @@ impl Tensor {
             dims[axis] = 1;
             let rest = dims.count();
             if rest == 0 || !self.len().is_multiple_of(rest) {
-                return Err(Error::shape("reshape", format!("{:?} does not divide into {shape:?}", self.shape())));
+                return Err(Error::shape(
+                    "reshape",
+                    format!("{:?} does not divide into {shape:?}", self.shape()),
+                ));
             }
             dims[axis] = self.len() / rest;
         }
         if dims.count() != self.len() {
-            return Err(Error::shape("reshape", format!("{:?} holds {} elements, {:?} {}", self.shape(), self.len(), dims, dims.count())));
+            return Err(Error::shape(
+                "reshape",
+                format!(
+                    "{:?} holds {} elements, {:?} {}",
+                    self.shape(),
+                    self.len(),
+                    dims,
+                    dims.count()
+                ),
+            ));
         }
         if *dims == *self.shape() && self.is_contiguous() {
             return Ok(self.clone());
@@ -209,7 +250,10 @@ impl Tensor {
     pub fn squeeze(&self, axis: usize) -> Result<Tensor> {
         let mut shape = self.shape().to_vec();
         if shape.get(axis) != Some(&1) {
-            return Err(Error::shape("squeeze", format!("axis {axis} of {:?} is not of size 1", self.shape())));
+            return Err(Error::shape(
+                "squeeze",
+                format!("axis {axis} of {:?} is not of size 1", self.shape()),
+            ));
         }
         shape.remove(axis);
         self.reshape(&shape)
@@ -219,7 +263,10 @@ impl Tensor {
     pub fn unsqueeze(&self, axis: usize) -> Result<Tensor> {
         let mut shape = self.shape().to_vec();
         if axis > shape.len() {
-            return Err(Error::shape("unsqueeze", format!("no place {axis} in {:?}", self.shape())));
+            return Err(Error::shape(
+                "unsqueeze",
+                format!("no place {axis} in {:?}", self.shape()),
+            ));
         }
         shape.insert(axis, 1);
         self.reshape(&shape)
@@ -227,7 +274,11 @@ impl Tensor {
 
     /// The same elements in row-major order, on the tape.
     pub fn contiguous(&self) -> Result<Tensor> {
-        if self.is_contiguous() { Ok(self.clone()) } else { apply(Reshape(self.layout().shape), &[self]) }
+        if self.is_contiguous() {
+            Ok(self.clone())
+        } else {
+            apply(Reshape(self.layout().shape), &[self])
+        }
     }
 
     /// Elements `start..start + len` of `axis`, as a view.
@@ -236,7 +287,14 @@ impl Tensor {
     /// Out of range.
     pub fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Tensor> {
         if self.shape().get(axis).is_none_or(|n| start + len > *n) {
-            return Err(Error::shape("narrow", format!("{start}..{} of axis {axis} in {:?}", start + len, self.shape())));
+            return Err(Error::shape(
+                "narrow",
+                format!(
+                    "{start}..{} of axis {axis} in {:?}",
+                    start + len,
+                    self.shape()
+                ),
+            ));
         }
         apply(Narrow { axis, start, len }, &[self])
     }
@@ -246,8 +304,18 @@ impl Tensor {
     /// # Errors
     /// The sizes do not add up.
     pub fn split(&self, axis: usize, sizes: &[usize]) -> Result<Vec<Tensor>> {
-        if self.shape().get(axis).is_none_or(|n| *n != sizes.iter().sum::<usize>()) {
-            return Err(Error::shape("split", format!("sizes {sizes:?} do not add up to axis {axis} of {:?}", self.shape())));
+        if self
+            .shape()
+            .get(axis)
+            .is_none_or(|n| *n != sizes.iter().sum::<usize>())
+        {
+            return Err(Error::shape(
+                "split",
+                format!(
+                    "sizes {sizes:?} do not add up to axis {axis} of {:?}",
+                    self.shape()
+                ),
+            ));
         }
         let mut start = 0;
         sizes
@@ -270,8 +338,17 @@ impl Tensor {
                 *s = true;
             }
         }
-        if order.len() != self.rank() || seen.iter().filter(|s| **s).count() != order.len() || order.iter().any(|a| *a >= self.rank()) {
-            return Err(Error::shape("permute", format!("{order:?} is no permutation of the axes of {:?}", self.shape())));
+        if order.len() != self.rank()
+            || seen.iter().filter(|s| **s).count() != order.len()
+            || order.iter().any(|a| *a >= self.rank())
+        {
+            return Err(Error::shape(
+                "permute",
+                format!(
+                    "{order:?} is no permutation of the axes of {:?}",
+                    self.shape()
+                ),
+            ));
         }
         let mut axes = [0; crate::layout::MAX_RANK];
         axes[..order.len()].copy_from_slice(order);
@@ -282,7 +359,10 @@ impl Tensor {
     pub fn t(&self) -> Result<Tensor> {
         let n = self.rank();
         if n < 2 {
-            return Err(Error::shape("t", format!("{:?} has fewer than two axes", self.shape())));
+            return Err(Error::shape(
+                "t",
+                format!("{:?} has fewer than two axes", self.shape()),
+            ));
         }
         let mut order: Vec<usize> = (0..n).collect();
         order.swap(n - 2, n - 1);
@@ -291,7 +371,11 @@ impl Tensor {
 
     /// Repeated to `shape` along axes of size 1 and new leading axes.
     pub fn expand(&self, shape: &[usize]) -> Result<Tensor> {
-        if self.shape() == shape { Ok(self.clone()) } else { apply(Expand(Dims::new(shape)?), &[self]) }
+        if self.shape() == shape {
+            Ok(self.clone())
+        } else {
+            apply(Expand(Dims::new(shape)?), &[self])
+        }
     }
 
     /// Tensors one after another along `axis`.
@@ -308,7 +392,10 @@ impl Tensor {
 
     /// Tensors of one shape along a new leading axis.
     pub fn stack(parts: &[&Tensor]) -> Result<Tensor> {
-        let lifted = parts.iter().map(|x| x.unsqueeze(0)).collect::<Result<Vec<_>>>()?;
+        let lifted = parts
+            .iter()
+            .map(|x| x.unsqueeze(0))
+            .collect::<Result<Vec<_>>>()?;
         Tensor::concat(&lifted.iter().collect::<Vec<_>>(), 0)
     }
 
@@ -317,7 +404,10 @@ impl Tensor {
         let side = |n: usize| {
             let mut shape = self.layout().shape;
             if axis >= shape.len() {
-                return Err(Error::shape("pad", format!("no axis {axis} in {:?}", self.shape())));
+                return Err(Error::shape(
+                    "pad",
+                    format!("no axis {axis} in {:?}", self.shape()),
+                ));
             }
             shape[axis] = n;
             Tensor::zeros(&shape, self.dtype(), self.device())
@@ -332,25 +422,44 @@ impl Tensor {
     /// A window larger than the input, or a stride of 0.
     pub fn windows(&self, kernel: [usize; 2], stride: usize) -> Result<Tensor> {
         let n = self.rank();
-        if n < 2 || stride == 0 || self.shape()[n - 2] < kernel[0] || self.shape()[n - 1] < kernel[1] {
-            return Err(Error::shape("windows", format!("windows {kernel:?} of stride {stride} do not fit {:?}", self.shape())));
+        if n < 2
+            || stride == 0
+            || self.shape()[n - 2] < kernel[0]
+            || self.shape()[n - 1] < kernel[1]
+        {
+            return Err(Error::shape(
+                "windows",
+                format!(
+                    "windows {kernel:?} of stride {stride} do not fit {:?}",
+                    self.shape()
+                ),
+            ));
         }
         let x = self.contiguous()?;
         let base = Layout::contiguous(x.layout().shape);
-        let (mut shape, mut strides) = (x.shape()[..n - 2].to_vec(), base.strides[..n - 2].to_vec());
+        let (mut shape, mut strides) =
+            (x.shape()[..n - 2].to_vec(), base.strides[..n - 2].to_vec());
         for (axis, k) in [(n - 2, kernel[0]), (n - 1, kernel[1])] {
             shape.push((x.shape()[axis] - k) / stride + 1);
             strides.push(base.strides[axis] * stride);
         }
         shape.extend(kernel);
         strides.extend([base.strides[n - 2], base.strides[n - 1]]);
-        let layout = Layout { shape: Dims::new(&shape)?, strides: Dims::new(&strides)?, offset: 0 };
+        let layout = Layout {
+            shape: Dims::new(&shape)?,
+            strides: Dims::new(&strides)?,
+            offset: 0,
+        };
         apply(Windows(layout), &[&x])
     }
 
     /// In another element type, on the tape.
     pub fn cast(&self, dtype: DType) -> Result<Tensor> {
-        if self.dtype() == dtype { Ok(self.clone()) } else { apply(Cast(dtype), &[self]) }
+        if self.dtype() == dtype {
+            Ok(self.clone())
+        } else {
+            apply(Cast(dtype), &[self])
+        }
     }
 }
 
@@ -367,11 +476,20 @@ impl Op for Narrow {
     }
 
     fn forward(&self, _: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
-        Ok(inputs[0].with_layout(Concat::part(inputs[0].layout(), self.axis, self.start, self.len)))
+        Ok(inputs[0].with_layout(Concat::part(
+            inputs[0].layout(),
+            self.axis,
+            self.start,
+            self.len,
+        )))
     }
 
     fn backward(&self, _: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let whole = Layout::contiguous(Dims::new(grads.shape(0))?);
-        grads.add_region(0, Concat::part(&whole, self.axis, self.start, self.len), &dy)
+        grads.add_region(
+            0,
+            Concat::part(&whole, self.axis, self.start, self.len),
+            &dy,
+        )
     }
 }
