@@ -1,5 +1,6 @@
 //! deltaw-engine: tensors, a reverse-mode tape, ops, parameters and optimisers. See [`prelude`].
 
+pub mod checkpoint;
 pub mod context;
 pub mod cpu;
 pub mod device;
@@ -8,6 +9,7 @@ pub mod error;
 pub mod layout;
 pub mod op;
 pub mod ops;
+pub mod optim;
 pub mod param;
 pub mod pool;
 pub mod random;
@@ -25,7 +27,12 @@ pub mod prelude {
     pub use crate::dtype::DType;
     pub use crate::error::{Error, Result};
     pub use crate::op::{Forward, Op, Saved, apply, no_grad};
+    pub use crate::ops::attention::{AttentionOptions, attention};
+    pub use crate::ops::cross_entropy::{CrossEntropyOptions, cross_entropy};
+    pub use crate::ops::dropout::{drop_path, dropout};
     pub use crate::ops::linear::linear;
+    pub use crate::ops::low_rank::low_rank_linear;
+    pub use crate::ops::norm::{layer_norm, rms_norm};
     pub use crate::param::{Param, Training};
     pub use crate::random::{Purpose, RandomKey};
     pub use crate::site::{Delta, Role, Site, Wrap};

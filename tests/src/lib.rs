@@ -1,1 +1,126 @@
-//! deltaw.
+//! Checks shared by the cross-crate tests: gradients by central differences on the f64 oracle, and the CPU against the oracle.
+
+use deltaw_engine::prelude::*;
+
+/// A function under test.
+pub type Function<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
+
+/// Numbers in [−1, 1) that f32 holds exactly, a fixed function of the seed.
+pub fn numbers(count: usize, seed: u64) -> Vec<f32> {
+    let mix = |i: u64| {
+        let mut x =
+            (i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ seed.wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        x ^ (x >> 31)
+    };
+    (0..count as u64)
+        .map(|i| (mix(i) >> 40) as f32 / (1 << 23) as f32 - 1.0)
+        .collect()
+}
+
+fn on(device: &Device, shapes: &[Vec<usize>], values: &[Vec<f64>]) -> Vec<Tensor> {
+    let make = |(shape, values): (&Vec<usize>, &Vec<f64>)| {
+        let host: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+        if device.is_cpu() {
+            return Tensor::from_slice(&host, shape, device);
+        }
+        // The oracle holds f64 under the label f32.
+        let mut t = Tensor::empty(shape, DType::F32, device)?;
+        device
+            .backend()
+            .write(&mut t, DType::F64, bytemuck::cast_slice(values))?;
+        Ok(t)
+    };
+    shapes
+        .iter()
+        .zip(values)
+        .map(make)
+        .collect::<Result<Vec<_>>>()
+        .expect("inputs of matching shapes")
+}
+
+/// `Σ f(x) ⊙ c` for fixed pseudo-random c, so that the incoming gradient is not constant.
+fn weighted(y: &Tensor) -> Vec<f64> {
+    numbers(y.len(), 77).into_iter().map(f64::from).collect()
+}
+
+/// Values and gradients on a device.
+fn evaluate(
+    f: Function,
+    device: &Device,
+    shapes: &[Vec<usize>],
+    values: &[Vec<f64>],
+) -> (Vec<f64>, Vec<Vec<f64>>) {
+    let inputs: Vec<Tensor> = on(device, shapes, values)
+        .iter()
+        .map(Tensor::trained)
+        .collect();
+    let y = f(&inputs).expect("the function accepts these inputs");
+    let out = y.to_vec::<f64>().expect("values");
+    let c = weighted(&y);
+    let host: Vec<f32> = c.iter().map(|v| *v as f32).collect();
+    let dy = Tensor::from_slice(&host, y.shape(), device).expect("dy");
+    if !y.requires_grad() {
+        return (out, values.iter().map(|v| vec![0.0; v.len()]).collect());
+    }
+    let grads = backward_with(&y, dy).expect("backward");
+    let of = |(x, v): (&Tensor, &Vec<f64>)| {
+        grads.of(x).map_or_else(
+            || vec![0.0; v.len()],
+            |g| g.to_vec::<f64>().expect("gradient"),
+        )
+    };
+    (out, inputs.iter().zip(values).map(of).collect())
+}
+
+/// Checks `f`'s gradient on the oracle against central differences in f64, then value and gradient on the CPU against the
+/// oracle's. Central differences of step 1e-5 err by about 1e-10 times the third derivative plus 1e-11 of rounding; the CPU
+/// by `roundings` units of f32 relative to the largest number of the result.
+///
+/// # Panics
+/// When they differ: that is the test's failure.
+pub fn check(name: &str, f: Function, shapes: &[Vec<usize>], values: &[Vec<f32>], roundings: f64) {
+    let values: Vec<Vec<f64>> = values
+        .iter()
+        .map(|v| v.iter().map(|x| f64::from(*x)).collect())
+        .collect();
+    let (exact, grads) = evaluate(f, &Device::oracle(), shapes, &values);
+    let value_at = |values: &[Vec<f64>]| {
+        let y = no_grad(|| f(&on(&Device::oracle(), shapes, values)))
+            .expect("the function accepts these inputs");
+        let out = y.to_vec::<f64>().expect("values");
+        out.iter()
+            .zip(weighted(&y))
+            .map(|(a, b)| a * b)
+            .sum::<f64>()
+    };
+    let h = 1e-5;
+    for (k, grad) in grads.iter().enumerate() {
+        for (i, got) in grad.iter().enumerate() {
+            let mut moved = values.clone();
+            moved[k][i] = values[k][i] + h;
+            let up = value_at(&moved);
+            moved[k][i] = values[k][i] - h;
+            let want = (up - value_at(&moved)) / (2.0 * h);
+            assert!(
+                (got - want).abs() <= 1e-6 * (1.0 + want.abs()),
+                "{name}: gradient of input {k}[{i}] is {got}, by differences {want}; shapes {shapes:?}"
+            );
+        }
+    }
+    let (near, near_grads) = evaluate(f, &Device::cpu(), shapes, &values);
+    let compare = |what: &str, got: &[f64], want: &[f64]| {
+        let size = want.iter().fold(1.0f64, |m, v| m.max(v.abs()));
+        for (i, (a, b)) in got.iter().zip(want).enumerate() {
+            assert!(
+                (a - b).abs() <= roundings * f64::from(f32::EPSILON) * size,
+                "{name}: {what}[{i}] is {a} on the CPU, {b} on the oracle; shapes {shapes:?}"
+            );
+        }
+    };
+    compare("value", &near, &exact);
+    for (k, (a, b)) in near_grads.iter().zip(&grads).enumerate() {
+        compare(&format!("gradient of input {k}"), a, b);
+    }
+}

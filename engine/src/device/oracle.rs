@@ -159,7 +159,7 @@ impl Backend for Oracle {
                     return Ok((v, rows, cols));
                 }
                 let t = v
-                    .chunks(rows * cols)
+                    .chunks((rows * cols).max(1))
                     .flat_map(|m| (0..rows * cols).map(|i| m[(i % rows) * cols + i / rows]))
                     .collect();
                 Ok((t, cols, rows))

@@ -1,0 +1,197 @@
+//! Cross-entropy of logits against classes, fused with the softmax.
+//!
+//! ```text
+//! ℓ_i = lse(z_i) − (1 − σ)·z_i[t_i] − σ/C·Σ_c z_ic      L = Σ w_i ℓ_i / Σ w_i
+//! dz_ic = w_i/Σw·(softmax(z_i)_c − (1 − σ)[c = t_i] − σ/C)
+//! ```
+//!
+//! σ is label smoothing (Szegedy et al. 2016). Saved: the logits and each row's log-sum-exp.
+
+use crate::cpu::{math, simd, threads};
+use crate::device::Device;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::op::{Forward, Op, Saved, apply};
+use crate::ops::softmax::{GRAIN, log_sum_exp};
+use crate::tape::Grads;
+use crate::tensor::Tensor;
+
+/// Refinements of [`cross_entropy`].
+#[derive(Default, Clone)]
+pub struct CrossEntropyOptions {
+    /// Weight of each row, `[N]`; 0 leaves a row out.
+    pub weights: Option<Tensor>,
+    /// Label smoothing σ in [0, 1).
+    pub smoothing: f32,
+}
+
+struct CrossEntropy {
+    smoothing: f32,
+}
+
+impl Op for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+
+    fn supports(&self, device: &Device) -> bool {
+        device.is_cpu()
+    }
+
+    /// Inputs: logits, classes, weights that sum to 1.
+    fn forward(&self, f: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
+        let (z, t, w) = (
+            inputs[0].packed()?,
+            inputs[1].packed()?,
+            inputs[2].packed()?,
+        );
+        let (n, c) = (z.rows(), z.last_dim());
+        let (logits, target, weight) = (
+            z.as_slice::<f32>()?,
+            t.as_slice::<u32>()?,
+            w.as_slice::<f32>()?,
+        );
+        let mut lse = Tensor::empty(&[n], DType::F32, z.device())?;
+        threads::par_rows(
+            lse.as_mut_slice::<f32>()?,
+            1,
+            threads::rows_per_piece(c, GRAIN),
+            |first, part| {
+                simd::dispatch(
+                    #[inline(always)]
+                    || {
+                        part.iter_mut()
+                            .enumerate()
+                            .for_each(|(i, l)| *l = log_sum_exp(&logits[(first + i) * c..][..c]))
+                    },
+                );
+            },
+        );
+        let mut loss = 0.0f64;
+        for (i, l) in lse
+            .as_slice::<f32>()?
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| weight[*i] != 0.0)
+        {
+            let row = &logits[i * c..][..c];
+            let mean = if self.smoothing > 0.0 {
+                simd::sum_of(row, |v| v) / c as f32
+            } else {
+                0.0
+            };
+            loss += (weight[i]
+                * (l - (1.0 - self.smoothing) * row[target[i] as usize] - self.smoothing * mean))
+                as f64;
+        }
+        if f.needs(0) {
+            f.save(0, &z);
+            f.save(1, &t);
+            f.save(2, &w);
+            f.save(3, &lse);
+        }
+        Tensor::full(&[], loss, DType::F32, z.device())
+    }
+
+    fn composed(&self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let [z, t, w] = [inputs[0], inputs[1], inputs[2]];
+        let logs = z.log_softmax()?;
+        let hit = logs.take(&t.unsqueeze(1)?)?.squeeze(1)?;
+        let smooth = logs.mean(1)?;
+        let row = hit
+            .affine(1.0 - self.smoothing as f64, 0.0)?
+            .add(&smooth.affine(self.smoothing as f64, 0.0)?)?;
+        row.mul(w)?.sum_all()?.neg()
+    }
+
+    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+        let z = saved.get(0)?;
+        let (c, scale) = (z.last_dim(), dy.item()? as f32);
+        let (logits, target) = (z.as_slice::<f32>()?, saved.get(1)?.as_slice::<u32>()?);
+        let (weight, lse) = (
+            saved.get(2)?.as_slice::<f32>()?,
+            saved.get(3)?.as_slice::<f32>()?,
+        );
+        let mut dz = Tensor::empty(z.shape(), DType::F32, z.device())?;
+        threads::par_rows(
+            dz.as_mut_slice::<f32>()?,
+            c,
+            threads::rows_per_piece(c, GRAIN),
+            |first, part| {
+                simd::dispatch(
+                    #[inline(always)]
+                    || {
+                        for (i, d) in part.chunks_exact_mut(c).enumerate() {
+                            let row = first + i;
+                            let (z, w, l) =
+                                (&logits[row * c..][..c], weight[row] * scale, lse[row]);
+                            if w == 0.0 {
+                                d.fill(0.0);
+                                continue;
+                            }
+                            for j in 0..c {
+                                d[j] = w * (math::exp(z[j] - l) - self.smoothing / c as f32);
+                            }
+                            d[target[row] as usize] -= w * (1.0 - self.smoothing);
+                        }
+                    },
+                );
+            },
+        );
+        grads.add(0, dz)
+    }
+}
+
+/// Weighted mean over the rows of `−ln softmax(logits)[target]`: logits `[N, C]`, targets u32 `[N]`, a scalar.
+///
+/// # Errors
+/// Shapes that do not fit, a class out of range, weights that sum to 0.
+pub fn cross_entropy(
+    logits: &Tensor,
+    targets: &Tensor,
+    options: &CrossEntropyOptions,
+) -> Result<Tensor> {
+    let &[n, c] = logits.shape() else {
+        return Err(Error::shape(
+            "cross_entropy",
+            format!("logits are {:?}, wanted [N, C]", logits.shape()),
+        ));
+    };
+    targets.expect_shape("cross_entropy", "targets", &[n])?;
+    if let Some((i, t)) = targets
+        .to_vec::<u32>()?
+        .into_iter()
+        .enumerate()
+        .find(|(_, t)| *t as usize >= c)
+    {
+        return Err(Error::shape(
+            "cross_entropy",
+            format!("target {t} of row {i}, but there are {c} classes"),
+        ));
+    }
+    if !(0.0..1.0).contains(&options.smoothing) {
+        return Err(Error::Invalid(format!(
+            "cross_entropy: smoothing {} is outside [0, 1)",
+            options.smoothing
+        )));
+    }
+    let weights = match &options.weights {
+        None => Tensor::full(&[n], 1.0 / n as f64, DType::F32, logits.device())?,
+        Some(weights) => {
+            weights.expect_shape("cross_entropy", "weights", &[n])?;
+            let sum: f64 = weights.to_vec::<f64>()?.into_iter().sum();
+            if sum <= 0.0 {
+                return Err(Error::Invalid(format!(
+                    "cross_entropy: the weights sum to {sum}, so that there is no mean"
+                )));
+            }
+            weights.detach().affine(1.0 / sum, 0.0)?
+        }
+    };
+    apply(
+        CrossEntropy {
+            smoothing: options.smoothing,
+        },
+        &[logits, targets, &weights],
+    )
+}

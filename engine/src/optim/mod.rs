@@ -1,0 +1,9 @@
+//! Optimisers, schedules and clipping.
+
+mod adamw;
+mod clip;
+mod schedule;
+
+pub use adamw::AdamW;
+pub use clip::{clip_global_norm, global_norm};
+pub use schedule::Schedule;
