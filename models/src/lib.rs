@@ -1,2 +1,3 @@
 //! deltaw.
 pub mod experiment;
+pub mod report;

@@ -83,6 +83,16 @@ impl Bootstrap {
     /// Twice the chance level at which the lower end of the interval touches `threshold`: at most 0.05
     /// where the 95 % interval lies above it, up to the spacing of the replicates.
     pub fn p_above(&self, threshold: f64, kind: Interval) -> f64 {
+        (2.0 * t_cdf(self.place(threshold, kind), self.df)).min(1.0)
+    }
+
+    /// [`Bootstrap::p_above`] for the other side.
+    pub fn p_below(&self, threshold: f64, kind: Interval) -> f64 {
+        (2.0 * t_cdf(-self.place(threshold, kind), self.df)).min(1.0)
+    }
+
+    /// Where a threshold stands among the replicates, as a t statistic: the inverse of [`Self::shift`].
+    fn place(&self, threshold: f64, kind: Interval) -> f64 {
         let z = normal_quantile(rank(&self.replicates, threshold));
         let plain = match kind {
             Interval::Percentile => z,
@@ -91,7 +101,7 @@ impl Bootstrap {
                 centred / (1.0 + self.acceleration * centred) - self.bias
             }
         };
-        (2.0 * t_cdf(plain / self.widening, self.df)).min(1.0)
+        plain / self.widening
     }
 
     /// Where BCa reads the quantile that a normal would have at z.

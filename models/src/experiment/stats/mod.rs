@@ -142,6 +142,15 @@ impl Estimate {
         (2.0 * t_cdf(-distance / self.se, self.df)).min(1.0)
     }
 
+    /// [`Estimate::p_above`] for the other side.
+    pub fn p_below(&self, threshold: f64) -> f64 {
+        Self {
+            value: -self.value,
+            ..self.clone()
+        }
+        .p_above(-threshold)
+    }
+
     /// The true distance from a threshold that this design would have noticed four times in five:
     /// (t_{1−α/2} + t_{0.8})·se. None with fewer than two seeds.
     pub fn detectable(&self, alpha: f64) -> Option<f64> {

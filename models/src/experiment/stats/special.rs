@@ -61,8 +61,12 @@ pub fn t_cdf(t: f64, df: f64) -> f64 {
     if t.is_infinite() {
         return if t > 0.0 { 1.0 } else { 0.0 };
     }
-    // Near 0 the complement of a number near 1 would lose digits, so take the smaller argument.
-    let tail = 0.5 * beta_regularised(df / (df + t * t), 0.5 * df, 0.5);
+    // Either form loses digits where its argument is near 1: the first about 0, the second in the tails.
+    let tail = if t * t < 1.0 {
+        0.5 - 0.5 * beta_regularised(t * t / (df + t * t), 0.5, 0.5 * df)
+    } else {
+        0.5 * beta_regularised(df / (df + t * t), 0.5 * df, 0.5)
+    };
     if t > 0.0 { 1.0 - tail } else { tail }
 }
 
