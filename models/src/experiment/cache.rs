@@ -56,6 +56,8 @@ pub(super) enum Found {
     Value(Header, Vec<u8>),
     /// Nothing to use; the reason, where there was something.
     Nothing(Option<String>),
+    /// What another version of the code made.
+    Outdated,
 }
 
 /// One stage's place.
@@ -123,9 +125,7 @@ impl Place {
         match files::open::<Header>(&self.folder.join(file))? {
             Sealed::Missing => Ok(Found::Nothing(None)),
             Sealed::Damaged(why) => nothing(&why),
-            Sealed::Whole(header, _) if header.code != self.code => {
-                nothing("it was made by another version of the code")
-            }
+            Sealed::Whole(header, _) if header.code != self.code => Ok(Found::Outdated),
             Sealed::Whole(header, _) if header.id != self.id => {
                 nothing("it belongs to another stage")
             }
@@ -289,6 +289,7 @@ mod tests {
         );
 
         let why = |place: &Place| match place.load().unwrap() {
+            Found::Outdated => "outdated".into(),
             Found::Nothing(why) => why.unwrap_or_default(),
             Found::Value(..) => "found".into(),
         };
@@ -296,10 +297,7 @@ mod tests {
         assert_eq!(why(&place), "its file `w.bin` is missing or damaged");
         drop(cache);
         let newer = Cache::open(dir.path(), "cpu-avx2", 2).unwrap();
-        assert_eq!(
-            why(&newer.place("fine tune", &place.id)),
-            "it was made by another version of the code"
-        );
+        assert_eq!(why(&newer.place("fine tune", &place.id)), "outdated");
         place.clear().unwrap();
         assert_eq!(why(&place), "");
     }

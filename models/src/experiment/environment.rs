@@ -1,5 +1,7 @@
 //! The machine an experiment runs on: which instruction set, how many threads, how much memory.
 
+use deltaw_engine::cpu::simd;
+use deltaw_engine::cpu::threads::set_threads;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
@@ -15,30 +17,31 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Resolves `--isa auto` and refuses what this machine lacks.
+    /// Sets threads and instruction set for the whole process, and refuses what this machine or build lacks.
     ///
     /// # Errors
-    /// [`Error::Option`] for an instruction set that the processor does not have.
-    pub fn resolve(options: &Options) -> Result<Self> {
-        let widest = widest_isa();
-        let rank = |isa| {
-            [Isa::Scalar, Isa::Avx2, Isa::Avx512]
-                .iter()
-                .position(|&i| i == isa)
+    /// [`Error::Option`] for an instruction set or a device that cannot be used here.
+    pub fn enter(options: &Options) -> Result<Self> {
+        let refused =
+            |option, value: String, why: String| Err(Error::Option { option, value, why });
+        if matches!(options.device, Device::Cuda | Device::Emulated) {
+            let why = "this build computes on the CPU only; --device cpu or oracle".to_owned();
+            return refused("device", name(options.device), why);
+        }
+        let path = match options.isa {
+            Isa::Auto => simd::Isa::best(),
+            Isa::Scalar => simd::Isa::Scalar,
+            Isa::Avx2 => simd::Isa::Avx2,
+            Isa::Avx512 => simd::Isa::Avx512,
         };
-        let isa = match options.isa {
-            Isa::Auto => widest,
-            wanted if rank(wanted) > rank(widest) => {
-                return Err(Error::Option {
-                    option: "isa",
-                    value: name(wanted),
-                    why: format!(
-                        "this processor does not have it; the widest it has is {}",
-                        name(widest)
-                    ),
-                });
-            }
-            wanted => wanted,
+        if let Err(why) = simd::set_isa(path) {
+            return refused("isa", name(options.isa), why.to_string());
+        }
+        set_threads(options.threads.map_or(0, usize::from));
+        let isa = match path {
+            simd::Isa::Scalar => Isa::Scalar,
+            simd::Isa::Avx2 => Isa::Avx2,
+            simd::Isa::Avx512 => Isa::Avx512,
         };
         Ok(Self {
             device: options.device,
@@ -60,23 +63,6 @@ pub(crate) fn name(value: impl clap::ValueEnum) -> String {
         .unwrap_or_default()
 }
 
-fn widest_isa() -> Isa {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let avx512 = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl");
-        if avx512 {
-            return Isa::Avx512;
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return Isa::Avx2;
-        }
-    }
-    Isa::Scalar
-}
-
 /// The most memory this process ever had in RAM, bytes; None where the system does not say.
 pub fn peak_rss() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -93,11 +79,23 @@ mod tests {
 
     #[test]
     fn auto_becomes_what_the_machine_has() {
-        let options = Options::parse_from(["x"]);
-        let found = Environment::resolve(&options).unwrap();
+        let found = Environment::enter(&Options::parse_from(["x"])).unwrap();
+        assert_eq!(
+            found.isa == Isa::Scalar,
+            simd::Isa::best() == simd::Isa::Scalar
+        );
         assert_ne!(found.isa, Isa::Auto);
-        let scalar = Environment::resolve(&Options::parse_from(["x", "--isa", "scalar"])).unwrap();
-        assert_eq!(scalar.label(), "cpu-scalar");
+        assert!(found.label().starts_with("cpu-"));
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_is_refused() {
+        let error =
+            Environment::enter(&Options::parse_from(["x", "--device", "cuda"])).unwrap_err();
+        assert!(
+            error.to_string().starts_with("--device cuda: this build"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -126,6 +126,12 @@ impl Error {
     }
 }
 
+impl From<deltaw_engine::error::Error> for Error {
+    fn from(error: deltaw_engine::error::Error) -> Self {
+        Self::other(error)
+    }
+}
+
 /// Levenshtein's distance in characters.
 fn edit_distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();

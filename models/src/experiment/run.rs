@@ -118,6 +118,8 @@ pub struct Run {
     pub(super) progress: Progress,
     cache: Cache,
     computed: BTreeSet<String>,
+    /// Whether it was said that the cache holds another version's stages.
+    outdated: bool,
 }
 
 impl Run {
@@ -138,7 +140,7 @@ impl Run {
     }
 
     fn with(paper: &Paper, options: Options, progress: Progress) -> Result<Self> {
-        let environment = Environment::resolve(&options)?;
+        let environment = Environment::enter(&options)?;
         let out = options.out(paper.slug);
         files::create_folder(&out)?;
         let cache = Cache::open(&out, &environment.label(), paper.version)?;
@@ -157,6 +159,7 @@ impl Run {
             progress,
             cache,
             computed: BTreeSet::new(),
+            outdated: false,
         })
     }
 
@@ -320,7 +323,12 @@ impl Run {
                 Err(why) => self.warn(name, label, &format!("it cannot be read: {why}")),
             },
             Found::Nothing(Some(why)) => self.warn(name, label, &why),
-            Found::Nothing(None) => {}
+            Found::Outdated if !self.outdated => {
+                self.outdated = true;
+                self.progress
+                    .note("stages kept by another version of the code are computed again");
+            }
+            Found::Outdated | Found::Nothing(None) => {}
         }
         let (ending, seconds, cached) = match found {
             Some(found) => found,

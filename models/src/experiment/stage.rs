@@ -39,7 +39,7 @@ impl<'run> Stage<'run> {
                     place.stage
                 ));
             }
-            Found::Nothing(None) => {}
+            Found::Outdated | Found::Nothing(None) => {}
         }
         Ok(Self {
             place,

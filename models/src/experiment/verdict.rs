@@ -127,11 +127,13 @@ impl Verdict {
                     not if none does and at least one fails, else inconclusive";
         Self::rule(rule, claims, |judged| {
             let deciding = || judged.iter().filter(|c| c.decides);
-            let holding = deciding().filter(|c| c.holds()).count();
-            match (holding, deciding().any(Judged::fails)) {
-                (n, _) if n > 0 && n == deciding().count() => Outcome::Reproduced,
-                (n, _) if n > 0 => Outcome::PartlyReproduced,
-                (_, true) => Outcome::NotReproduced,
+            // That an invariant holds says that the experiment is sound, not that the paper is right.
+            let shown = deciding().any(|c| c.holds() && c.estimate.is_some());
+            let all = deciding().all(Judged::holds) && deciding().count() > 0;
+            match (all, shown, deciding().any(Judged::fails)) {
+                (true, _, _) => Outcome::Reproduced,
+                (_, true, _) => Outcome::PartlyReproduced,
+                (_, _, true) => Outcome::NotReproduced,
                 _ => Outcome::Inconclusive,
             }
         })

@@ -240,6 +240,11 @@ fn verdicts() {
     assert_eq!(outcome(vec![no()]), Outcome::NotReproduced);
     assert_eq!(outcome(vec![yes(), no().aside()]), Outcome::Reproduced);
     assert_eq!(outcome(vec![]), Outcome::Inconclusive);
+    // A sound experiment alone reproduces nothing.
+    assert_eq!(
+        outcome(vec![no(), Claim::invariant("budget kept", true)]),
+        Outcome::NotReproduced
+    );
     let few = Verdict::all([yes()]).unwrap().needing_seeds(5);
     assert_eq!(few.outcome, Outcome::Inconclusive);
     assert!(

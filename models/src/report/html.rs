@@ -42,9 +42,8 @@ pub(super) fn page(report: &Report, cube: &Cube) -> Result<String> {
     let claims = report
         .claims
         .iter()
-        .enumerate()
-        .map(|(i, claim)| {
-            let strip = plots::strip(claim, i)?;
+        .map(|claim| {
+            let strip = plots::strip(claim)?;
             let p = claim.p_corrected.map(p_value);
             Ok(json!({ "claim": claim, "strip": strip, "p": p }))
         })

@@ -361,14 +361,13 @@ fn measured(run: &Run) -> Measured {
     for (id, seconds) in &run.cell_seconds {
         arms.entry(id.arm.clone()).or_default().push(*seconds);
     }
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Measured {
         ended_unix: SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |d| d.as_secs()),
         seconds: run.started.elapsed().as_secs_f64(),
         stage_seconds: run.stages.iter().map(|s| s.seconds).sum(),
-        threads: run.options.threads.map_or_else(cores, usize::from),
+        threads: deltaw_engine::cpu::threads::threads(),
         peak_rss_bytes: peak_rss(),
         arm_seconds: arms
             .into_iter()

@@ -7,7 +7,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::experiment::stats::{mean, std_dev};
-use crate::experiment::{Error, Judged, Matrix, Result};
+use crate::experiment::{Error, Judged, Matrix, Result, State};
 
 /// Distinct for most colour-blind readers (after Okabe & Ito, darkened for white paper).
 const PALETTE: [(u8, u8, u8); 10] = [
@@ -198,7 +198,11 @@ pub(super) fn against_parameters(size: (u32, u32), metric: &str, spots: &[Spot])
             .y_label_area_size(52)
             .build_cartesian_2d(x0..x1, y0..y1)
             .map_err(failed)?;
-        let powers = |x: f64| short(10f64.powf(x));
+        // On a long axis only whole powers are named.
+        let powers = |x: f64| match x1 - x0 > 1.5 && (x - x.round()).abs() > 1e-6 {
+            true => String::new(),
+            false => short(10f64.powf(x)),
+        };
         mesh(
             &mut chart,
             size,
@@ -325,8 +329,8 @@ pub(super) fn heat_map(width: u32, matrix: &Matrix) -> Result<String> {
     })
 }
 
-/// A claim's interval as a strip: the estimate, the interval, the thresholds. None without an interval.
-pub(super) fn strip(claim: &Judged, index: usize) -> Result<Option<String>> {
+/// A claim's interval as a strip: the seeds as dots, under them the estimate in its interval, the thresholds. None without an interval.
+pub(super) fn strip(claim: &Judged) -> Result<Option<String>> {
     let (Some((low, high)), Some(estimate)) = (claim.interval, claim.estimate) else {
         return Ok(None);
     };
@@ -337,13 +341,18 @@ pub(super) fn strip(claim: &Judged, index: usize) -> Result<Option<String>> {
             .chain(seeds)
             .chain(claim.thresholds.iter().copied()),
     );
-    let (width, height) = (260, 44);
+    let color = match claim.state {
+        State::Holds => RGBColor(11, 122, 75),
+        State::Fails => RGBColor(179, 38, 30),
+        State::Inconclusive => RGBColor(138, 97, 0),
+    };
+    let (width, height) = (260, 52);
     let place = |x: f64| (6.0 + (x - x0) / (x1 - x0) * f64::from(width - 12)) as i32;
-    let middle = 14;
+    let (seeds_at, middle) = (7, 20);
     let text = svg((width as u32, height), |area| {
         for threshold in &claim.thresholds {
             let x = place(*threshold);
-            let line = [(x, 2), (x, 28)];
+            let line = [(x, 2), (x, 34)];
             area.draw(&PathElement::new(
                 line,
                 RGBColor(150, 155, 165).stroke_width(1),
@@ -351,22 +360,18 @@ pub(super) fn strip(claim: &Judged, index: usize) -> Result<Option<String>> {
             .map_err(failed)?;
             let style = font(11, RGBColor(110, 115, 125)).pos(Pos::new(HPos::Center, VPos::Top));
             let x = x.clamp(16, width - 16);
-            area.draw_text(&short(*threshold), &style, (x, 31))
+            area.draw_text(&short(*threshold), &style, (x, 37))
                 .map_err(failed)?;
         }
         for value in &claim.per_seed {
-            let dot = Circle::new((place(*value), middle), 2, colour(index).mix(0.35).filled());
+            let dot = Circle::new((place(*value), seeds_at), 2, color.mix(0.45).filled());
             area.draw(&dot).map_err(failed)?;
         }
         let bar = [(place(low), middle), (place(high), middle)];
-        area.draw(&PathElement::new(bar, colour(index).stroke_width(3)))
+        area.draw(&PathElement::new(bar, color.stroke_width(3)))
             .map_err(failed)?;
-        area.draw(&Circle::new(
-            (place(estimate), middle),
-            5,
-            colour(index).filled(),
-        ))
-        .map_err(failed)
+        area.draw(&Circle::new((place(estimate), middle), 5, color.filled()))
+            .map_err(failed)
     })?;
     Ok(Some(text))
 }
