@@ -1,3 +1,4 @@
 //! deltaw.
+pub mod data;
 pub mod experiment;
 pub mod report;

@@ -1,0 +1,313 @@
+//! Image sets and their batches: bytes in, normalised f32 or patches out.
+
+use super::batch::check_items;
+use super::error::{DataError, Result};
+use super::split::Splits;
+
+/// Images of one size with a class each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageSet {
+    /// 1 for grey, 3 for RGB.
+    pub channels: usize,
+    /// Height and width in pixels.
+    pub side: usize,
+    /// [images, channels, side, side], 0 to 255.
+    pub pixels: Vec<u8>,
+    /// The classes.
+    pub labels: Vec<u32>,
+    /// Numbers of the images in their source: the same for one emoji in all styles.
+    pub sources: Vec<u32>,
+}
+
+/// Mean and standard deviation of each channel, of pixels in [0, 1].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Normalisation {
+    /// Means, of which a grey image uses the first.
+    pub mean: [f32; 3],
+    /// Standard deviations.
+    pub std: [f32; 3],
+}
+
+impl Normalisation {
+    /// Of the training split of `emoji-noto`; used for all styles, as a model pre-trained on it expects.
+    pub const EMOJI: Self = Self {
+        mean: [0.8247, 0.7723, 0.7119],
+        std: [0.2711, 0.2722, 0.3392],
+    };
+
+    /// Of the training split of `mnist`.
+    pub const MNIST: Self = Self {
+        mean: [0.1310; 3],
+        std: [0.3086; 3],
+    };
+
+    /// Mean 0, standard deviation 1: pixels in [0, 1].
+    pub const UNIT: Self = Self {
+        mean: [0.0; 3],
+        std: [1.0; 3],
+    };
+
+    /// The mean and standard deviation of a set, channel by channel, in f64.
+    pub fn of(set: &ImageSet) -> Self {
+        let (mut mean, mut std) = ([0.0; 3], [1.0; 3]);
+        let area = set.side * set.side;
+        for channel in 0..set.channels.min(3) {
+            let planes = set.pixels.chunks(area).skip(channel).step_by(set.channels);
+            let (mut n, mut sum, mut squares) = (0u64, 0u64, 0u64);
+            for plane in planes {
+                n += area as u64;
+                for p in plane {
+                    sum += u64::from(*p);
+                    squares += u64::from(*p) * u64::from(*p);
+                }
+            }
+            let m = sum as f64 / n as f64;
+            mean[channel] = (m / 255.0) as f32;
+            std[channel] = ((squares as f64 / n as f64 - m * m).sqrt() / 255.0) as f32;
+        }
+        if set.channels == 1 {
+            (mean, std) = ([mean[0]; 3], [std[0]; 3]);
+        }
+        Self { mean, std }
+    }
+}
+
+/// A batch of images with classes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageBatch {
+    /// Shape of `pixels`: [rows, channels, side, side], or [rows, patches, channels · patch², 1].
+    pub shape: [usize; 4],
+    /// (pixel / 255 − mean) / std.
+    pub pixels: Vec<f32>,
+    /// The classes.
+    pub labels: Vec<u32>,
+    /// The rows' item numbers in their split.
+    pub items: Vec<u32>,
+}
+
+impl ImageSet {
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    fn volume(&self) -> usize {
+        self.channels * self.side * self.side
+    }
+
+    /// The images `items`, a set of its own.
+    pub fn subset(&self, items: &[u32]) -> Result<Self> {
+        check_items(items, self.len())?;
+        let pick = |all: &[u32]| items.iter().map(|&i| all[i as usize]).collect();
+        let volume = self.volume();
+        let image = |&i: &u32| &self.pixels[i as usize * volume..][..volume];
+        Ok(Self {
+            channels: self.channels,
+            side: self.side,
+            pixels: items.iter().flat_map(image).copied().collect(),
+            labels: pick(&self.labels),
+            sources: pick(&self.sources),
+        })
+    }
+
+    /// Grey repeated in three channels; RGB as it is.
+    pub fn rgb(self) -> Self {
+        if self.channels == 3 {
+            return self;
+        }
+        let planes = self.pixels.chunks(self.side * self.side);
+        Self {
+            channels: 3,
+            pixels: planes.flat_map(|plane| plane.repeat(3)).collect(),
+            ..self
+        }
+    }
+
+    /// Black for white: MNIST's strokes become black on white, as the emoji are.
+    pub fn inverted(mut self) -> Self {
+        self.pixels.iter_mut().for_each(|p| *p = 255 - *p);
+        self
+    }
+
+    /// Framed by pixels of value `fill` to a larger side, MNIST's 28 to 32 for instance; what cannot be
+    /// halved goes to the right and below.
+    pub fn padded(self, side: usize, fill: u8) -> Result<Self> {
+        if side < self.side {
+            return Err(DataError::Invalid {
+                what: "ImageSet::padded: side".into(),
+                found: side.to_string(),
+                wanted: format!("at least {}, the images' side", self.side),
+            });
+        }
+        let before = (side - self.side) / 2;
+        let mut pixels = vec![fill; self.len() * self.channels * side * side];
+        let planes = self.pixels.chunks(self.side * self.side);
+        for (from, to) in planes.zip(pixels.chunks_mut((side * side).max(1))) {
+            for (y, row) in from.chunks(self.side).enumerate() {
+                to[(y + before) * side + before..][..self.side].copy_from_slice(row);
+            }
+        }
+        Ok(Self {
+            side,
+            pixels,
+            ..self
+        })
+    }
+
+    /// The images `items`, normalised, as [rows, channels, side, side].
+    pub fn batch(&self, items: &[u32], normalisation: &Normalisation) -> Result<ImageBatch> {
+        check_items(items, self.len())?;
+        let area = self.side * self.side;
+        let mut pixels = Vec::with_capacity(items.len() * self.volume());
+        for &item in items {
+            let image = &self.pixels[item as usize * self.volume()..][..self.volume()];
+            for (channel, plane) in image.chunks(area).enumerate() {
+                let (mean, std) = (normalisation.mean[channel], normalisation.std[channel]);
+                pixels.extend(plane.iter().map(|&p| (f32::from(p) / 255.0 - mean) / std));
+            }
+        }
+        Ok(ImageBatch {
+            shape: [items.len(), self.channels, self.side, self.side],
+            pixels,
+            labels: items.iter().map(|&i| self.labels[i as usize]).collect(),
+            items: items.to_vec(),
+        })
+    }
+}
+
+impl ImageBatch {
+    /// Cuts [rows, channels, side, side] into squares: [rows, (side / patch)², channels · patch², 1], patches row by
+    /// row, a patch as [channels, patch, patch], the order of a convolution's weight.
+    pub fn patches(self, patch: usize) -> Result<Self> {
+        let [rows, channels, height, width] = self.shape;
+        if patch == 0 || height % patch != 0 || width % patch != 0 {
+            return Err(DataError::Invalid {
+                what: "ImageBatch::patches: patch".into(),
+                found: format!("{patch} for images of {height}×{width}"),
+                wanted: "a divisor of both sides".into(),
+            });
+        }
+        let (down, across) = (height / patch, width / patch);
+        let mut pixels = Vec::with_capacity(self.pixels.len());
+        for image in self.pixels.chunks((channels * height * width).max(1)) {
+            for (py, px) in (0..down * across).map(|p| (p / across, p % across)) {
+                for (channel, y) in (0..channels * patch).map(|r| (r / patch, r % patch)) {
+                    let start = (channel * height + py * patch + y) * width + px * patch;
+                    pixels.extend_from_slice(&image[start..start + patch]);
+                }
+            }
+        }
+        Ok(Self {
+            shape: [rows, down * across, channels * patch * patch, 1],
+            pixels,
+            ..self
+        })
+    }
+}
+
+/// A task on images.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageTask {
+    /// Name, as in results.
+    pub name: String,
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    /// How batches are normalised.
+    pub normalisation: Normalisation,
+    /// The images; an image's item number is its place in its split.
+    pub splits: Splits<ImageSet>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two grey images of 2×2.
+    fn grey() -> ImageSet {
+        ImageSet {
+            channels: 1,
+            side: 2,
+            pixels: vec![0, 51, 102, 153, 255, 204, 0, 0],
+            labels: vec![3, 1],
+            sources: vec![10, 11],
+        }
+    }
+
+    #[test]
+    fn batches_are_normalised() {
+        let normalisation = Normalisation {
+            mean: [0.2; 3],
+            std: [0.4; 3],
+        };
+        let batch = grey().batch(&[1, 0], &normalisation).unwrap();
+        assert_eq!(batch.shape, [2, 1, 2, 2]);
+        assert_eq!(batch.labels, [1, 3]);
+        let expected = [2.0, 1.5, -0.5, -0.5, -0.5, 0.0, 0.5, 1.0f32];
+        assert!(
+            batch
+                .pixels
+                .iter()
+                .zip(expected)
+                .all(|(a, b)| (a - b).abs() < 1e-6),
+            "{:?}",
+            batch.pixels
+        );
+        assert!(grey().batch(&[2], &normalisation).is_err());
+    }
+
+    #[test]
+    fn measured_normalisation_centres_and_scales() {
+        let set = grey().rgb();
+        let batch = set.batch(&[0, 1], &Normalisation::of(&set)).unwrap();
+        let n = batch.pixels.len() as f32;
+        let mean = batch.pixels.iter().sum::<f32>() / n;
+        let square = batch.pixels.iter().map(|p| p * p).sum::<f32>() / n;
+        assert!(
+            mean.abs() < 1e-5 && (square - 1.0).abs() < 1e-5,
+            "{mean} {square}"
+        );
+    }
+
+    #[test]
+    fn shapes_change_as_told() {
+        let rgb = grey().rgb();
+        assert_eq!(
+            rgb.pixels[..12],
+            [0, 51, 102, 153, 0, 51, 102, 153, 0, 51, 102, 153]
+        );
+        let framed = grey().padded(5, 9).unwrap();
+        assert_eq!(
+            framed.pixels[..15],
+            [9, 9, 9, 9, 9, 9, 0, 51, 9, 9, 9, 102, 153, 9, 9]
+        );
+        assert_eq!(framed.pixels.len(), 50);
+        assert!(grey().padded(1, 0).is_err());
+        assert_eq!(grey().inverted().pixels[..2], [255, 204]);
+        let second = grey().subset(&[1]).unwrap();
+        assert_eq!(
+            (second.pixels.as_slice(), second.sources.as_slice()),
+            (&[255, 204, 0, 0][..], &[11][..])
+        );
+    }
+
+    #[test]
+    fn patches_are_in_a_convolutions_order() {
+        let batch = ImageBatch {
+            shape: [1, 2, 2, 4],
+            pixels: (0u8..16).map(f32::from).collect(),
+            labels: vec![0],
+            items: vec![0],
+        };
+        let patches = batch.clone().patches(2).unwrap();
+        assert_eq!(patches.shape, [1, 2, 8, 1]);
+        let expected = [0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15u8].map(f32::from);
+        assert_eq!(patches.pixels, expected);
+        let error = batch.patches(3).unwrap_err().to_string();
+        assert!(error.contains("3 for images of 2×4"), "{error}");
+    }
+}
