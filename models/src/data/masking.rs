@@ -113,16 +113,16 @@ mod tests {
         let items: Vec<u32> = (0..400).collect();
         let batch = masking.apply(&ids, &vec![1.0; ids.len()], COLUMNS, &items, 7);
         let (mut chosen, mut hidden, mut same) = (0f64, 0f64, 0f64);
-        for i in 0..ids.len() {
-            assert_eq!(batch.targets[i], ids[i]);
+        assert_eq!(batch.targets, ids);
+        for (i, &id) in ids.iter().enumerate() {
             if batch.weights[i] == 0.0 {
-                assert_eq!(batch.ids[i], ids[i]);
+                assert_eq!(batch.ids[i], id);
                 continue;
             }
-            assert!(!tokenizer.is_special(ids[i]));
+            assert!(!tokenizer.is_special(id));
             chosen += 1.0;
             hidden += f64::from(u8::from(batch.ids[i] == 3));
-            same += f64::from(u8::from(batch.ids[i] == ids[i]));
+            same += f64::from(u8::from(batch.ids[i] == id));
         }
         // Five deviations of the binomials with 39,600 and about 5,940 trials.
         assert!((chosen / 39_600.0 - 0.15).abs() < 0.009, "{chosen}");
