@@ -1,8 +1,10 @@
 //! Finished stages on disk.
 //!
-//!     OUT/cache/<device>-<isa>/<stage>-<id>/entry      the stage's value, sealed; written last
-//!                                          /state      where an unfinished stage stands, sealed
-//!                                          /<artefact> files such as weights, with checksums in the entry
+//! ```text
+//! OUT/cache/<device>-<isa>/<stage>-<id>/entry      the stage's value, sealed; written last
+//!                                      /state      where an unfinished stage stands, sealed
+//!                                      /<artefact> files such as weights, with checksums in the entry
+//! ```
 //!
 //! The id is the digest of the stage's name and key; the key of a stage that builds on another holds that one's
 //! id. An entry made by another version of the code is not taken, nor one whose bytes do not match its seal.

@@ -107,3 +107,92 @@ fn contradiction(ours: &Judged, record: &Judged) -> Option<String> {
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::{Cell, CellId, Metric, Options, Outcome, Paper, Run, Verdict};
+    use clap::Parser;
+
+    /// A run in which `better` beats `base` by `gap`.
+    fn report(gap: f64, setting: u32) -> Report {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().to_string_lossy().into_owned();
+        let paper = Paper {
+            slug: "record-test",
+            ..Paper::BLANK
+        };
+        let mut run = Run::open_silent(&paper, Options::parse_from(["x", "--out", &out])).unwrap();
+        run.config("setting", setting).unwrap();
+        for seed in 1..=4u64 {
+            let noise = (seed % 3) as f64 * 0.1;
+            for (arm, value) in [("base", 1.0), ("better", 1.0 + gap + noise)] {
+                run.insert(
+                    CellId::new(arm, "t", seed),
+                    Cell::new().metric("accuracy", value),
+                )
+                .unwrap();
+            }
+        }
+        let scores = run.scores(Metric::accuracy());
+        let verdict = Verdict::all([scores.claim("better").superior_to("base")]).unwrap();
+        Report::of(&run, verdict).unwrap()
+    }
+
+    fn compared(ours: &Report, record: &Report) -> Comparison {
+        Comparison::of(ours, &serde_json::to_string(record).unwrap())
+    }
+
+    #[test]
+    fn the_same_run_is_the_same_bit_for_bit() {
+        let same = compared(&report(2.0, 1), &report(2.0, 1));
+        assert!(same.agrees && same.same_configuration && same.differences.is_empty());
+        assert!(
+            same.in_words()
+                .starts_with("the same, bit for bit (record: reproduced, configuration ")
+        );
+    }
+
+    #[test]
+    fn the_same_configuration_must_give_the_same_numbers() {
+        let other = compared(&report(2.0, 1), &report(2.0 + 1e-12, 1));
+        assert!(!other.agrees && other.same_configuration);
+        assert_eq!(
+            other.differences,
+            ["the configuration is the record's, but the results are not"]
+        );
+    }
+
+    #[test]
+    fn another_configuration_must_tell_the_same_story() {
+        let near = compared(&report(2.0, 1), &report(2.05, 2));
+        assert!(
+            near.agrees && !near.same_configuration,
+            "{:?}",
+            near.differences
+        );
+        let far = compared(&report(2.0, 1), &report(5.0, 2));
+        assert!(
+            !far.agrees && far.differences[0].contains("interval"),
+            "{:?}",
+            far.differences
+        );
+        let opposite = compared(&report(-2.0, 1), &report(2.0, 2));
+        assert!(!opposite.agrees);
+        assert!(opposite.differences[0].contains("Fails here, Holds in the record"));
+        assert_eq!(
+            opposite.differences[1],
+            "verdict: not reproduced here, reproduced in the record"
+        );
+        assert_eq!(report(2.0, 1).verdict.outcome, Outcome::Reproduced);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_agrees_with_nothing() {
+        let comparison = Comparison::of(&report(2.0, 1), "{\"format\": 1}");
+        assert!(
+            !comparison.agrees
+                && comparison.differences[0].starts_with("the record cannot be read")
+        );
+    }
+}

@@ -1,7 +1,9 @@
 //! The hierarchical bootstrap: seeds and test items are drawn again, with replacement, independently of each
 //! other (they are crossed: every seed is tested on the same items).
 //!
-//!     θ* = mean over drawn s of [ c_s + Σ_sets mean over drawn i of d_si ],   c_s = θ_s − Σ_sets mean_i d_si
+//! ```text
+//! θ* = mean over drawn s of [ c_s + Σ_sets mean over drawn i of d_si ],   c_s = θ_s − Σ_sets mean_i d_si
+//! ```
 //!
 //! Percentile and BCa intervals (Efron 1987). With few seeds the plain percentiles are too narrow, by √((S−1)/S)
 //! and by taking a normal for a t quantile; both are undone by reading the percentiles further out (Hesterberg

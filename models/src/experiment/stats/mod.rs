@@ -4,8 +4,10 @@
 //! arms' accuracies over some tasks. Two things vary: the *seed* (initialisation, data order) and the finite
 //! set of *test items*, which all seeds share. With d_si seed s's difference on item i, S seeds and n items,
 //!
-//!     θ̂ = mean_s θ_s     se² = var_s(θ_s)/S + Σ_sets var_i(mean_s d_si)/n     (crossed, slightly conservative)
-//!     ν  = se⁴ / (se_seeds⁴/(S − 1) + Σ se_items⁴/(n − 1))                   (Welch–Satterthwaite)
+//! ```text
+//! θ̂ = mean_s θ_s     se² = var_s(θ_s)/S + Σ_sets var_i(mean_s d_si)/n     (crossed, slightly conservative)
+//! ν  = se⁴ / (se_seeds⁴/(S − 1) + Σ se_items⁴/(n − 1))                   (Welch–Satterthwaite)
+//! ```
 //!
 //! [`Estimate`] holds these and gives t-intervals, which is what a handful of seeds allows;
 //! [`bootstrap`] resamples seeds and items when there are enough of them.

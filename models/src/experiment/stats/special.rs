@@ -1,8 +1,10 @@
 //! The normal and Student's t distribution.
 //!
-//!     I_x(a, b)   regularised incomplete beta function, by its continued fraction (Lentz)
-//!     T_ν(t)      = 1 − ½ I_{ν/(ν+t²)}(ν/2, ½)   for t ≥ 0
-//!     Φ(x)        = ½ erfc(−x/√2), by series near 0 and continued fraction in the tail
+//! ```text
+//! I_x(a, b)   regularised incomplete beta function, by its continued fraction (Lentz)
+//! T_ν(t)      = 1 − ½ I_{ν/(ν+t²)}(ν/2, ½)   for t ≥ 0
+//! Φ(x)        = ½ erfc(−x/√2), by series near 0 and continued fraction in the tail
+//! ```
 //!
 //! Quantiles are found by bisection on these, to the last bit that the function can tell apart.
 
