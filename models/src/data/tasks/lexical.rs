@@ -4,6 +4,17 @@
 //! class, and the wrong second texts of a split are its right ones in another order, so each second text is
 //! right as often as wrong. Splits keep families of shared words and glosses together
 //! ([`crate::data::wordnet::Sense::identity`]): no test word and no test gloss is seen in training.
+//!
+//! Test accuracy of shortcuts at the default fractions (logistic regression over bags of words, 24,000 training
+//! examples; 50 % is chance for the pair tasks):
+//!
+//! | task | either text alone | both bags | overlap of the two and its place | `H stands in the gloss` |
+//! |---|---|---|---|---|
+//! | `kind-of` | 50.0 | 50.2 | 69.1 | 56.6 |
+//! | `kind-of-word` | 50.0 | 49.3 | 57.6 | |
+//! | `gloss-match` | 50.0 | 50.4 | 61.0 | |
+//!
+//! Bags of words reach 63.7 % on `supersense` (most frequent class 3.2 %) and 93.5 % on `part-of-speech` (71.9 %).
 
 use crate::data::draw::Draw;
 use crate::data::error::Result;

@@ -2,6 +2,15 @@
 //!
 //! The shift of the experiments is from `movie`, the largest and most polar domain, to the others; the domains
 //! share one space of identities, so that a text that occurs in two stands in the same split in both.
+//!
+//! Test accuracy in per cent of logistic regression over words and pairs of words, at the default fractions and band:
+//!
+//! | test domain | most frequent class | trained on `movie` | trained on the domain |
+//! |---|---|---|---|
+//! | `movie` | 50.6 | 77.9 | 77.9 |
+//! | `product` | 59.5 | 63.6 | 77.7 |
+//! | `tweet` | 66.9 | 63.0 | 86.7 |
+//! | `editorial` | 66.4 | 62.9 | 72.8 |
 
 use crate::data::error::{DataError, Result};
 use crate::data::sentiment::{self, Domain, Rated};
