@@ -20,7 +20,7 @@ pub(super) fn mix(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-/// FNV-1a of a byte string, finished by [`mix`]: the stable hash of identities and purposes.
+/// FNV-1a of a byte string, finished by SplitMix64's mixer: the stable hash of identities and purposes.
 pub fn stable_hash(bytes: &[u8]) -> u64 {
     let fold = |h: u64, b: &u8| (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3);
     mix(bytes.iter().fold(0xcbf2_9ce4_8422_2325, fold))
