@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 mod hash;
 
 const SOURCES: [&str; 4] = ["../kernels/src", "../kernels/ptx", "../engine/src", "src"];
-const PRESENTATION: [&str; 10] = [
+const PRESENTATION: [&str; 11] = [
     "src/bin",
     "src/report",
     "src/experiment/stats",
@@ -19,6 +19,7 @@ const PRESENTATION: [&str; 10] = [
     "src/experiment/paper.rs",
     "src/experiment/progress.rs",
     "src/experiment/record.rs",
+    "src/experiment/subject.rs",
     "src/experiment/verdict.rs",
 ];
 

@@ -296,6 +296,26 @@ fn a_full_device_is_an_error_and_costs_no_finished_stage() {
 }
 
 #[test]
+fn a_profile_has_a_span_for_every_stage() {
+    let dir = tempfile::tempdir().unwrap();
+    let trace = dir.path().join("trace.json");
+    let output = run(paper(dir.path(), &["--quick", "--profile"]).arg(&trace));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let trace: Value = serde_json::from_slice(&fs::read(trace).unwrap()).unwrap();
+    let spans = trace["traceEvents"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|e| e["name"] == "stage")
+        .count();
+    let stages = results(dir.path())["measured"]["stages"]
+        .as_array()
+        .unwrap()
+        .len();
+    assert_eq!(spans, stages);
+}
+
+#[test]
 fn list_says_what_there_is() {
     let dir = tempfile::tempdir().unwrap();
     let output = run(&mut paper(dir.path(), &["--list"]));

@@ -11,6 +11,7 @@ use super::cube::{Better, Cell, CellId, Cube, Metric};
 use super::error::{Error, Result};
 use super::stats::bootstrap::Bootstrap;
 use super::stats::{Estimate, Sample, mean};
+use super::subject::Subject;
 
 /// From this many seeds on the interval comes from the bootstrap; below, from Student's t.
 pub const BOOTSTRAP_FROM: usize = 10;
@@ -20,9 +21,9 @@ pub const BOOTSTRAP_FROM: usize = 10;
 pub struct Scores {
     cells: BTreeMap<CellId, Cell>,
     failures: BTreeMap<CellId, String>,
-    metric: Metric,
-    tasks: Option<Vec<String>>,
-    settings: Option<Vec<String>>,
+    pub(super) metric: Metric,
+    pub(super) tasks: Option<Vec<String>>,
+    pub(super) settings: Option<Vec<String>>,
     replicates: usize,
 }
 
@@ -65,12 +66,6 @@ pub struct Claim {
     pub(super) ratio: bool,
     pub(super) worth: f64,
     pub(super) aside: bool,
-}
-
-/// The start of a claim about one arm.
-pub struct Subject<'a> {
-    scores: &'a Scores,
-    arm: String,
 }
 
 /// One term of a contrast: a weight, and whose mean over which tasks (None: all).
@@ -179,7 +174,12 @@ impl Scores {
             .value)
     }
 
-    fn build(&self, text: String, question: Question, evidence: Result<Vec<Evidence>>) -> Claim {
+    pub(super) fn build(
+        &self,
+        text: String,
+        question: Question,
+        evidence: Result<Vec<Evidence>>,
+    ) -> Claim {
         let metric = Some(self.metric.clone());
         Claim {
             text,
@@ -193,7 +193,7 @@ impl Scores {
     }
 
     /// The advantage of `arm` over `other`: positive where it is better.
-    fn advantage(&self, arm: &str, other: &str) -> Result<Evidence> {
+    pub(super) fn advantage(&self, arm: &str, other: &str) -> Result<Evidence> {
         let sign = if self.metric.better == Better::Higher {
             1.0
         } else {
@@ -211,7 +211,7 @@ impl Scores {
         )
     }
 
-    fn evidence(&self, label: &str, terms: &[Term], ratio: bool) -> Result<Evidence> {
+    pub(super) fn evidence(&self, label: &str, terms: &[Term], ratio: bool) -> Result<Evidence> {
         let sample = self.sample(label, terms, ratio)?;
         let estimate = Estimate::of(&sample);
         let enough = sample.per_seed.len() >= BOOTSTRAP_FROM;
@@ -362,157 +362,6 @@ impl Scores {
             per_seed,
             items: by_task.into_values().collect(),
         })
-    }
-}
-
-impl Subject<'_> {
-    /// Better than the other arm.
-    pub fn superior_to(self, other: &str) -> Claim {
-        let text = format!("{} beats {other} in {}", self.arm, self.what());
-        self.compare(text, Question::Above(0.0), other)
-    }
-
-    /// Not worse than the other arm by as much as `margin`, in the metric's unit.
-    pub fn within(self, margin: f64, other: &str) -> Claim {
-        let unit = self.unit();
-        let text = format!(
-            "{} is not worse than {other} by {margin}{unit} or more in {}",
-            self.arm,
-            self.what()
-        );
-        self.compare(text, Question::Above(-margin), other)
-    }
-
-    /// Neither better nor worse than the other arm by as much as `margin`.
-    pub fn equals(self, margin: f64, other: &str) -> Claim {
-        let unit = self.unit();
-        let text = format!(
-            "{} and {other} differ by less than {margin}{unit} in {}",
-            self.arm,
-            self.what()
-        );
-        self.compare(text, Question::Between(-margin, margin), other)
-    }
-
-    /// Better than each of the other arms.
-    pub fn superior_to_each<const N: usize>(self, others: [&str; N]) -> Claim {
-        let text = format!(
-            "{} beats each of {} in {}",
-            self.arm,
-            others.join(", "),
-            self.what()
-        );
-        let evidence = others
-            .iter()
-            .map(|other| self.scores.advantage(&self.arm, other))
-            .collect();
-        self.scores.build(text, Question::Above(0.0), evidence)
-    }
-
-    /// Better than the next, which is better than the one after it, and so on.
-    pub fn ordered<const N: usize>(self, below: [&str; N]) -> Claim {
-        let chain: Vec<&str> = std::iter::once(self.arm.as_str()).chain(below).collect();
-        let text = format!("{} in {}", chain.join(" > "), self.what());
-        let evidence = chain
-            .windows(2)
-            .map(|p| self.scores.advantage(p[0], p[1]))
-            .collect();
-        self.scores.build(text, Question::Above(0.0), evidence)
-    }
-
-    /// Better than the other arm in at least `k` of `n` seeds; with more seeds, in the same share.
-    pub fn sign_in(self, k: usize, n: usize, other: &str) -> Claim {
-        let text = format!(
-            "{} beats {other} in at least {k} of {n} seeds in {}",
-            self.arm,
-            self.what()
-        );
-        self.compare(text, Question::Signs(k, n), other)
-    }
-
-    /// The metric is above a value.
-    pub fn above(self, value: f64) -> Claim {
-        let text = format!(
-            "{}: {} is above {value}{}",
-            self.arm,
-            self.what(),
-            self.unit()
-        );
-        self.alone(text, Question::Above(value))
-    }
-
-    /// The metric is below a value.
-    pub fn below(self, value: f64) -> Claim {
-        let text = format!(
-            "{}: {} is below {value}{}",
-            self.arm,
-            self.what(),
-            self.unit()
-        );
-        self.alone(text, Question::Below(value))
-    }
-
-    /// The metric is at most `factor` times the other arm's.
-    pub fn at_most(self, factor: f64, other: &str) -> Claim {
-        let text = format!(
-            "{}: {} is at most {factor} × that of {other}",
-            self.arm,
-            self.what()
-        );
-        self.ratio(text, Question::Below(factor.ln()), other)
-    }
-
-    /// The metric is at least `factor` times the other arm's.
-    pub fn at_least(self, factor: f64, other: &str) -> Claim {
-        let text = format!(
-            "{}: {} is at least {factor} × that of {other}",
-            self.arm,
-            self.what()
-        );
-        self.ratio(text, Question::Above(factor.ln()), other)
-    }
-
-    fn compare(self, text: String, question: Question, other: &str) -> Claim {
-        let evidence = self.scores.advantage(&self.arm, other).map(|e| vec![e]);
-        self.scores.build(text, question, evidence)
-    }
-
-    fn alone(self, text: String, question: Question) -> Claim {
-        let evidence = self
-            .scores
-            .evidence(&self.arm, &[Term::new(1.0, &self.arm)], false);
-        self.scores.build(text, question, evidence.map(|e| vec![e]))
-    }
-
-    fn ratio(self, text: String, question: Question, other: &str) -> Claim {
-        let terms = [Term::new(1.0, &self.arm), Term::new(-1.0, other)];
-        let evidence = self
-            .scores
-            .evidence(&format!("{} / {other}", self.arm), &terms, true);
-        Claim {
-            ratio: true,
-            ..self.scores.build(text, question, evidence.map(|e| vec![e]))
-        }
-    }
-
-    fn unit(&self) -> String {
-        let unit = &self.scores.metric.unit;
-        if unit.is_empty() {
-            String::new()
-        } else {
-            format!(" {unit}")
-        }
-    }
-
-    fn what(&self) -> String {
-        let mut what = self.scores.metric.name.clone();
-        if let Some(tasks) = &self.scores.tasks {
-            what += &format!(" on {}", tasks.join(", "));
-        }
-        if let Some(settings) = &self.scores.settings {
-            what += &format!(" at {}", settings.join(", "));
-        }
-        what
     }
 }
 

@@ -1,6 +1,6 @@
 //! Files that are either whole or not there, and that notice damage.
 //!
-//! [`write`] goes through a temporary file in the same folder, a sync and a rename, so that a kill at any
+//! [`write()`] goes through a temporary file in the same folder, a sync and a rename, so that a kill at any
 //! moment leaves the old file or the new one. A *sealed* file is one line of JSON with length and SHA-256
 //! of what follows: [`open`] refuses what does not match.
 

@@ -54,6 +54,7 @@ pub mod rng;
 pub mod run;
 pub mod stage;
 pub mod stats;
+pub mod subject;
 pub mod tune;
 pub mod verdict;
 

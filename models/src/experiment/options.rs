@@ -100,7 +100,7 @@ pub struct Options {
     pub isa: Isa,
 
     /// Folder for results.json, curves.csv, report.html and the cache
-    /// [default: results/<paper>]
+    /// [default: results/ and the name of the paper]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 

@@ -25,6 +25,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use deltaw_engine::trace;
 use serde::{Deserialize, Serialize, Serializer, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -335,11 +336,13 @@ impl Run {
             None => {
                 self.progress.begin(name, label);
                 let mut stage = Stage::new(&place, &mut self.progress)?;
+                let span = trace::span("stage");
                 let ending = match compute(&mut stage) {
                     Ok(value) => Ending::Value(value),
                     Err(Error::Diverged { step, what }) => Ending::Diverged { step, what },
                     Err(other) => return Err(other),
                 };
+                drop(span);
                 let unstorable = |source| Error::Unstorable {
                     stage: name.into(),
                     source,
