@@ -1,4 +1,9 @@
-//! deltaw.
+//! deltaw-models: layers, models, data, fine-tuning methods, the experiment harness, and one binary per paper.
+
 pub mod data;
+pub mod encoder;
 pub mod experiment;
+pub mod layers;
+pub mod methods;
 pub mod report;
+pub mod train;

@@ -23,7 +23,6 @@ pub mod convert;
 pub mod gelu;
 pub mod gemm;
 pub mod math;
-pub mod micro;
 pub mod philox;
 pub mod select;
 pub mod simd;
