@@ -191,10 +191,6 @@ pub fn gemm<B: Operand>(
 ///
 /// # Panics
 /// As [`gemm`], or items of C that overlap.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "three operands, each with its layout"
-)]
 pub fn gemm_batched<B: Operand>(
     batch: usize,
     dims: Dims,
