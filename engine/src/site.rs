@@ -101,6 +101,26 @@ struct WeightView {
     transposed: bool,
 }
 
+impl WeightView {
+    /// The stored axis of the outputs.
+    fn axis(&self) -> usize {
+        if self.transposed { 1 } else { 0 }
+    }
+
+    /// The rows as they are stored, `[m, n]` or `[n, m]`; a view.
+    fn stored(&self) -> Result<Tensor> {
+        let (weight, axis) = (self.weight.tensor(), self.axis());
+        let weight = match weight.rank() {
+            2 => weight,
+            _ => weight.reshape(&[weight.shape()[0], self.in_features])?,
+        };
+        if self.rows == (0..weight.shape()[axis]) {
+            return Ok(weight);
+        }
+        weight.narrow(axis, self.rows.start, self.rows.len())
+    }
+}
+
 #[derive(Default, Clone)]
 struct Updates {
     deltas: Vec<Arc<dyn Delta>>,
@@ -110,7 +130,7 @@ struct Updates {
 }
 
 impl Site {
-    /// A linear `y = xWᵀ + b` with `W` `[out, in]`.
+    /// A linear `y = xWᵀ + b` with `W` `[out, in]`, or `[out, …]` whose other axes are flattened (a patch's kernel).
     pub fn linear(
         path: &str,
         role: Role,
@@ -133,7 +153,10 @@ impl Site {
         transposed: bool,
     ) -> Self {
         let shape = weight.shape();
-        let in_features = shape[if transposed { 0 } else { 1 }];
+        let in_features = match transposed {
+            true => shape[0],
+            false => shape[1..].iter().product(),
+        };
         let view = WeightView {
             weight: weight.clone(),
             bias: bias.cloned(),
@@ -226,14 +249,11 @@ impl Site {
     /// # Errors
     /// It is no linear.
     pub fn weight(&self) -> Result<Tensor> {
-        let view = self.view()?;
-        let (weight, whole) = (view.weight.tensor(), view.weight.shape());
-        let all = view.rows == (0..whole[if view.transposed { 1 } else { 0 }]);
-        match (view.transposed, all) {
-            (false, true) => Ok(weight),
-            (false, false) => weight.narrow(0, view.rows.start, view.rows.len()),
-            (true, true) => weight.t(),
-            (true, false) => weight.narrow(1, view.rows.start, view.rows.len())?.t(),
+        let stored = self.view()?.stored()?;
+        if self.view()?.transposed {
+            stored.t()
+        } else {
+            Ok(stored)
         }
     }
 
@@ -255,18 +275,16 @@ impl Site {
                 value.clone()
             };
             let whole = view.weight.value();
-            let axis = if view.transposed { 1 } else { 0 };
-            let end = view.rows.end;
-            let mut parts = vec![];
+            let (axis, end) = (view.axis(), view.rows.end);
+            let mut parts = vec![stored.converted(whole.dtype())?];
             if view.rows.start > 0 {
-                parts.push(whole.narrow(axis, 0, view.rows.start)?);
+                parts.insert(0, whole.narrow(axis, 0, view.rows.start)?);
             }
-            parts.push(stored.converted(whole.dtype())?);
             if end < whole.shape()[axis] {
                 parts.push(whole.narrow(axis, end, whole.shape()[axis] - end)?);
             }
-            view.weight
-                .set(Tensor::concat(&parts.iter().collect::<Vec<_>>(), axis)?)
+            let all = Tensor::concat(&parts.iter().collect::<Vec<_>>(), axis)?;
+            view.weight.set(all.reshape(whole.shape())?)
         })
     }
 
@@ -319,19 +337,31 @@ impl Site {
     /// # Errors
     /// It is no linear, or an update's own.
     pub fn forward(&self, ctx: &Context, x: &Tensor) -> Result<Tensor> {
-        let (weight, bias) = (self.weight()?, self.bias_tensor()?);
-        let updates = self.updates().clone();
+        let (bias, updates) = (self.bias_tensor()?, self.updates().clone());
         let y = match updates.deltas.as_slice() {
-            [] => linear(x, &weight, bias.as_ref())?,
-            _ if updates.unmerged.is_some() => linear(x, &weight, bias.as_ref())?,
-            [one] => one.linear(ctx, x, &weight, bias.as_ref())?,
-            [first, rest @ ..] => {
+            [first, rest @ ..] if updates.unmerged.is_none() => {
+                let weight = self.weight()?;
                 let y = first.linear(ctx, x, &weight, bias.as_ref())?;
                 rest.iter()
                     .try_fold(y, |y, delta| y.add(&delta.branch(ctx, x, &weight)?))?
             }
+            _ => self.plain(x, bias.as_ref())?,
         };
         self.apply_wraps(ctx, x, y, updates)
+    }
+
+    /// `x·Wᵀ + b`, without a copy of a W that is stored transposed.
+    fn plain(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let view = self.view()?;
+        if !view.transposed {
+            return linear(x, &self.weight()?, bias);
+        }
+        let rows = x
+            .reshape(&[x.rows(), x.last_dim()])?
+            .matmul(&view.stored()?)?;
+        let y = bias.map_or(Ok(rows.clone()), |b| rows.add(b))?;
+        let lead = x.rank().saturating_sub(1);
+        y.reshape(&[&x.shape()[..lead], &[view.rows.len()]].concat())
     }
 
     /// The output with the site's wraps: called by embeddings and sub-layers.

@@ -4,7 +4,8 @@
 use deltaw_engine::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::layers::{Embedding, LayerNorm, Linear};
+use crate::layers::{Embedding, Linear, Norm};
+use crate::transformer::{Activation, FeedForward, Place, Projections, SelfAttention, check_heads};
 
 /// Sizes of an encoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +26,9 @@ pub struct EncoderConfig {
     pub type_vocab_size: usize,
     /// ε of the norms.
     pub layer_norm_eps: f32,
-    /// Probability of dropping an element of a sub-layer's output in training.
+    /// Between the two matrices of the feed-forward.
+    pub hidden_act: Activation,
+    /// Probability of dropping an element of the embeddings and of a sub-layer's output in training.
     pub hidden_dropout_prob: f32,
 }
 
@@ -41,34 +44,20 @@ impl EncoderConfig {
             max_position_embeddings,
             type_vocab_size: 2,
             layer_norm_eps: 1e-12,
+            hidden_act: Activation::Gelu,
             hidden_dropout_prob: 0.0,
         }
     }
-
-    fn check(&self) -> Result<()> {
-        if self.num_attention_heads == 0
-            || !self.hidden_size.is_multiple_of(self.num_attention_heads)
-        {
-            let detail = format!(
-                "hidden_size {} does not divide into {} heads",
-                self.hidden_size, self.num_attention_heads
-            );
-            return Err(Error::Invalid(detail));
-        }
-        Ok(())
-    }
 }
 
-/// One post-norm block.
+/// One post-norm block: `x ← norm(x + attention(x)); x ← norm(x + feed_forward(x))`.
 struct Block {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    attention_output: Linear,
-    attention_norm: LayerNorm,
-    intermediate: Linear,
-    output: Linear,
-    output_norm: LayerNorm,
+    attention: SelfAttention,
+    attention_place: Place,
+    attention_norm: Norm,
+    feed_forward: FeedForward,
+    feed_forward_place: Place,
+    feed_forward_norm: Norm,
     path: String,
 }
 
@@ -79,64 +68,47 @@ impl Block {
             config.intermediate_size,
             config.layer_norm_eps,
         );
-        let attention = path.at("attention");
+        let linear = |leaf: &str, role, inputs, outputs| {
+            Linear::new(&path.at(leaf), role, layer, inputs, outputs)
+        };
+        let place =
+            |leaf: &str| Place::sub_layer(&path.at(leaf), layer, config.hidden_dropout_prob);
         Ok(Block {
-            query: Linear::new(&attention.at("self.query"), Role::Query, layer, d, d)?,
-            key: Linear::new(&attention.at("self.key"), Role::Key, layer, d, d)?,
-            value: Linear::new(&attention.at("self.value"), Role::Value, layer, d, d)?,
-            attention_output: Linear::new(
-                &attention.at("output.dense"),
-                Role::AttentionOutput,
-                layer,
-                d,
-                d,
-            )?,
-            attention_norm: LayerNorm::new(&attention.at("output.LayerNorm"), d, eps)?,
-            intermediate: Linear::new(&path.at("intermediate.dense"), Role::MlpUp, layer, d, wide)?,
-            output: Linear::new(&path.at("output.dense"), Role::MlpDown, layer, wide, d)?,
-            output_norm: LayerNorm::new(&path.at("output.LayerNorm"), d, eps)?,
+            attention: SelfAttention {
+                projections: Projections::Separate([
+                    linear("attention.self.query", Role::Query, d, d)?,
+                    linear("attention.self.key", Role::Key, d, d)?,
+                    linear("attention.self.value", Role::Value, d, d)?,
+                ]),
+                output: linear("attention.output.dense", Role::AttentionOutput, d, d)?,
+                heads: config.num_attention_heads,
+                key_heads: config.num_attention_heads,
+                causal: false,
+            },
+            attention_place: place("attention"),
+            attention_norm: Norm::layer(&path.at("attention.output.LayerNorm"), d, eps)?,
+            feed_forward: FeedForward {
+                up: linear("intermediate.dense", Role::MlpUp, d, wide)?,
+                gate: None,
+                down: linear("output.dense", Role::MlpDown, wide, d)?,
+                activation: config.hidden_act,
+            },
+            feed_forward_place: place("output"),
+            feed_forward_norm: Norm::layer(&path.at("output.LayerNorm"), d, eps)?,
             path: path.prefix().to_string(),
         })
     }
 
     /// `[B, T, d] → [B, T, d]`.
-    fn forward(&self, ctx: &Context, x: &Tensor, config: &EncoderConfig) -> Result<Tensor> {
-        let heads = |t: Tensor| {
-            let (b, len) = (t.shape()[0], t.shape()[1]);
-            t.reshape(&[
-                b,
-                len,
-                config.num_attention_heads,
-                config.hidden_size / config.num_attention_heads,
-            ])?
-            .permute(&[0, 2, 1, 3])
-        };
-        let q = heads(self.query.forward(ctx, x)?)?;
-        let k = heads(self.key.forward(ctx, x)?)?;
-        let v = heads(self.value.forward(ctx, x)?)?;
-        let options = AttentionOptions {
-            mask: ctx.mask.clone(),
-            ..Default::default()
-        };
-        let mixed = attention(&q, &k, &v, &options)?
-            .permute(&[0, 2, 1, 3])?
-            .reshape(x.shape())?;
-        let p = config.hidden_dropout_prob;
-        let mixed = dropout(
-            &self.attention_output.forward(ctx, &mixed)?,
-            p,
-            ctx,
-            &format!("{}.attention", self.path),
-        )?;
-        let x = self.attention_norm.forward(&x.add(&mixed)?)?;
-        let wide = self.intermediate.forward(ctx, &x)?.gelu()?;
-        let wide = dropout(
-            &self.output.forward(ctx, &wide)?,
-            p,
-            ctx,
-            &format!("{}.output", self.path),
-        )?;
-        let y = self.output_norm.forward(&x.add(&wide)?)?;
+    fn forward(&self, ctx: &Context, x: &Tensor) -> Result<Tensor> {
+        let y = self.attention.forward(ctx, x, None)?;
+        let x = self
+            .attention_norm
+            .forward(&x.add(&self.attention_place.finish(ctx, x, y)?)?)?;
+        let y = self.feed_forward.forward(ctx, &x)?;
+        let y = self
+            .feed_forward_norm
+            .forward(&x.add(&self.feed_forward_place.finish(ctx, &x, y)?)?)?;
         ctx.tap(&self.path, &y);
         Ok(y)
     }
@@ -148,7 +120,8 @@ pub struct Encoder {
     words: Embedding,
     positions: Embedding,
     types: Embedding,
-    norm: LayerNorm,
+    norm: Norm,
+    place: Place,
     blocks: Vec<Block>,
 }
 
@@ -158,21 +131,19 @@ impl Encoder {
     /// # Errors
     /// A width that does not divide into the heads, or names that are taken.
     pub fn new(path: &Path, config: &EncoderConfig) -> Result<Self> {
-        config.check()?;
+        check_heads(
+            config.hidden_size,
+            config.num_attention_heads,
+            config.num_attention_heads,
+        )?;
         let (embeddings, d) = (path.at("embeddings"), config.hidden_size);
+        let table = |leaf: &str, entries| Embedding::new(&embeddings.at(leaf), entries, d);
         Ok(Encoder {
-            words: Embedding::new(&embeddings.at("word_embeddings"), config.vocab_size, d)?,
-            positions: Embedding::new(
-                &embeddings.at("position_embeddings"),
-                config.max_position_embeddings,
-                d,
-            )?,
-            types: Embedding::new(
-                &embeddings.at("token_type_embeddings"),
-                config.type_vocab_size,
-                d,
-            )?,
-            norm: LayerNorm::new(&embeddings.at("LayerNorm"), d, config.layer_norm_eps)?,
+            words: table("word_embeddings", config.vocab_size)?,
+            positions: table("position_embeddings", config.max_position_embeddings)?,
+            types: table("token_type_embeddings", config.type_vocab_size)?,
+            norm: Norm::layer(&embeddings.at("LayerNorm"), d, config.layer_norm_eps)?,
+            place: Place::embedding(&embeddings, config.hidden_dropout_prob),
             blocks: (0..config.num_hidden_layers)
                 .map(|i| Block::new(&path.at(format!("encoder.layer.{i}")), i, config))
                 .collect::<Result<_>>()?,
@@ -185,11 +156,11 @@ impl Encoder {
         &self.config
     }
 
-    /// `ids` and `token_types` `[B, T]` to embeddings `[B, T, d]`.
+    /// `ids` and `token_types` `[B, T]` to embeddings `[B, T, d]`, at positions 0, 1, ….
     ///
     /// # Errors
     /// Sequences longer than the position table, indices out of range.
-    pub fn embed(&self, ids: &Tensor, token_types: &Tensor) -> Result<Tensor> {
+    pub fn embed(&self, ctx: &Context, ids: &Tensor, token_types: &Tensor) -> Result<Tensor> {
         let len = ids.last_dim();
         if len > self.config.max_position_embeddings {
             return Err(Error::Invalid(format!(
@@ -205,52 +176,68 @@ impl Encoder {
             .forward(ids)?
             .add(&positions)?
             .add(&self.types.forward(token_types)?)?;
-        self.norm.forward(&sum)
+        self.place.finish(ctx, ids, self.norm.forward(&sum)?)
     }
 
     /// Blocks over embeddings `[B, T, d]`; `ctx.mask` says which tokens are real.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
     pub fn body(&self, ctx: &Context, x: &Tensor) -> Result<Tensor> {
         self.blocks
             .iter()
-            .try_fold(x.clone(), |x, block| block.forward(ctx, &x, &self.config))
+            .try_fold(x.clone(), |x, block| block.forward(ctx, &x))
     }
 
     /// Embeddings, then blocks.
+    ///
+    /// # Errors
+    /// As [`Encoder::embed`].
     pub fn forward(&self, ctx: &Context, ids: &Tensor, token_types: &Tensor) -> Result<Tensor> {
-        self.body(ctx, &self.embed(ids, token_types)?)
+        self.body(ctx, &self.embed(ctx, ids, token_types)?)
     }
 }
 
-/// Masked-token head: dense, GELU, norm, then the word table as the output matrix, with a bias of its own.
+/// Masked-token head: dense, activation, norm, then the word table as the output matrix, with a bias of its own.
 pub struct MaskedLmHead {
     dense: Linear,
-    norm: LayerNorm,
+    activation: Activation,
+    norm: Norm,
     bias: Param,
 }
 
 impl MaskedLmHead {
     /// Below `path` (usually `cls.predictions`).
+    ///
+    /// # Errors
+    /// Names that are taken.
     pub fn new(path: &Path, config: &EncoderConfig) -> Result<Self> {
-        let d = config.hidden_size;
+        let (d, transform) = (config.hidden_size, path.at("transform"));
         Ok(MaskedLmHead {
             dense: Linear::new(
-                &path.at("transform.dense"),
+                &transform.at("dense"),
                 Role::Other,
                 config.num_hidden_layers,
                 d,
                 d,
             )?,
-            norm: LayerNorm::new(&path.at("transform.LayerNorm"), d, config.layer_norm_eps)?,
+            activation: config.hidden_act,
+            norm: Norm::layer(&transform.at("LayerNorm"), d, config.layer_norm_eps)?,
             bias: path.param("bias", &[config.vocab_size], Init::ZEROS)?,
         })
     }
 
-    /// Rows `[N, d]` of hidden states to logits `[N, vocabulary]`.
+    /// Hidden states `[…, d]` to logits `[…, vocabulary]`.
+    ///
+    /// # Errors
+    /// Hidden states of another width.
     pub fn forward(&self, ctx: &Context, encoder: &Encoder, hidden: &Tensor) -> Result<Tensor> {
-        let h = self
-            .norm
-            .forward(&self.dense.forward(ctx, hidden)?.gelu()?)?;
-        linear(&h, &encoder.words.table(), Some(&self.bias.tensor()))
+        let h = self.activation.forward(&self.dense.forward(ctx, hidden)?)?;
+        linear(
+            &self.norm.forward(&h)?,
+            &encoder.words.table(),
+            Some(&self.bias.tensor()),
+        )
     }
 }
 
@@ -262,6 +249,9 @@ pub struct SequenceHead {
 
 impl SequenceHead {
     /// `bert.pooler` and `classifier` below `path`.
+    ///
+    /// # Errors
+    /// Names that are taken.
     pub fn new(path: &Path, config: &EncoderConfig, classes: usize) -> Result<Self> {
         let (d, layer) = (config.hidden_size, config.num_hidden_layers);
         Ok(SequenceHead {
@@ -271,6 +261,9 @@ impl SequenceHead {
     }
 
     /// Hidden states `[B, T, d]` to logits `[B, classes]`.
+    ///
+    /// # Errors
+    /// Hidden states of another width.
     pub fn forward(&self, ctx: &Context, hidden: &Tensor) -> Result<Tensor> {
         let first = hidden.narrow(1, 0, 1)?.squeeze(1)?;
         self.classifier

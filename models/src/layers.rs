@@ -2,6 +2,9 @@
 
 use deltaw_engine::prelude::*;
 
+/// Standard deviation of new weights in every model of the family.
+const STD: f64 = 0.02;
+
 /// `y = x·Wᵀ + b` at a site that methods may adapt. Parameters `weight` `[out, in]` and `bias` `[out]`.
 pub struct Linear {
     site: Site,
@@ -9,46 +12,201 @@ pub struct Linear {
 
 impl Linear {
     /// Weights from N(0, 0.02²), bias 0.
+    ///
+    /// # Errors
+    /// Names that are taken.
     pub fn new(
         path: &Path,
         role: Role,
         layer: usize,
-        in_features: usize,
-        out_features: usize,
+        inputs: usize,
+        outputs: usize,
     ) -> Result<Self> {
-        let weight = path.param("weight", &[out_features, in_features], Init::Normal(0.02))?;
-        let bias = path.param("bias", &[out_features], Init::ZEROS)?;
-        let site = Site::linear(path.prefix(), role, layer, &weight, Some(&bias));
+        let weight = path.param("weight", &[outputs, inputs], Init::Normal(STD))?;
+        let bias = path.param("bias", &[outputs], Init::ZEROS)?;
+        Ok(Self::at(
+            path,
+            Site::linear(path.prefix(), role, layer, &weight, Some(&bias)),
+        ))
+    }
+
+    /// The same without a bias, as in LLaMA.
+    ///
+    /// # Errors
+    /// Names that are taken.
+    pub fn no_bias(
+        path: &Path,
+        role: Role,
+        layer: usize,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<Self> {
+        let weight = path.param("weight", &[outputs, inputs], Init::Normal(STD))?;
+        Ok(Self::at(
+            path,
+            Site::linear(path.prefix(), role, layer, &weight, None),
+        ))
+    }
+
+    /// GPT-2's `Conv1D`: the same map with `weight` stored as `[in, out]`, from N(0, std²).
+    ///
+    /// # Errors
+    /// Names that are taken.
+    pub fn conv1d(
+        path: &Path,
+        role: Role,
+        layer: usize,
+        inputs: usize,
+        outputs: usize,
+        std: f64,
+    ) -> Result<Self> {
+        let weight = path.param("weight", &[inputs, outputs], Init::Normal(std))?;
+        let bias = path.param("bias", &[outputs], Init::ZEROS)?;
+        let site = Site::part_of(
+            path.prefix(),
+            role,
+            layer,
+            &weight,
+            Some(&bias),
+            0..outputs,
+            true,
+        );
+        Ok(Self::at(path, site))
+    }
+
+    /// A convolution whose stride is its kernel, as a linear over flattened patches `[…, C·p·p]`: `weight` `[d, C, p, p]`.
+    ///
+    /// # Errors
+    /// Names that are taken.
+    pub fn patches(path: &Path, kernel: [usize; 4]) -> Result<Self> {
+        let weight = path.param("weight", &kernel, Init::Normal(STD))?;
+        let bias = path.param("bias", &kernel[..1], Init::ZEROS)?;
+        Ok(Self::at(
+            path,
+            Site::linear(path.prefix(), Role::Other, 0, &weight, Some(&bias)),
+        ))
+    }
+
+    fn at(path: &Path, site: Site) -> Self {
         path.store().add_site(site.clone());
-        Ok(Linear { site })
+        Linear { site }
     }
 
     /// `[…, in] → […, out]`, with the site's updates.
+    ///
+    /// # Errors
+    /// An x of other than `in` features.
     pub fn forward(&self, ctx: &Context, x: &Tensor) -> Result<Tensor> {
         self.site.forward(ctx, x)
     }
 }
 
-/// Layer norm over the last axis with gain `weight` and shift `bias`.
-pub struct LayerNorm {
-    weight: Param,
-    bias: Param,
-    eps: f32,
+/// Query, key and value in one matrix, GPT-2's `c_attn`: `weight` `[in, 3·out]`, `bias` `[3·out]`, and three sites
+/// `query`, `key` and `value` below its path, each a third of the columns.
+pub struct FusedQkv {
+    whole: Site,
+    parts: [Site; 3],
 }
 
-impl LayerNorm {
-    /// Gain 1, shift 0.
-    pub fn new(path: &Path, features: usize, eps: f32) -> Result<Self> {
-        Ok(LayerNorm {
+impl FusedQkv {
+    /// Weights from N(0, 0.02²), bias 0.
+    ///
+    /// # Errors
+    /// Names that are taken.
+    pub fn new(path: &Path, layer: usize, inputs: usize, outputs: usize) -> Result<Self> {
+        let weight = path.param("weight", &[inputs, 3 * outputs], Init::Normal(STD))?;
+        let bias = path.param("bias", &[3 * outputs], Init::ZEROS)?;
+        let site = |name: String, role, rows| {
+            Site::part_of(&name, role, layer, &weight, Some(&bias), rows, true)
+        };
+        let third = |i: usize, leaf: &str, role| {
+            site(path.name(leaf), role, i * outputs..(i + 1) * outputs)
+        };
+        let parts = [
+            third(0, "query", Role::Query),
+            third(1, "key", Role::Key),
+            third(2, "value", Role::Value),
+        ];
+        parts
+            .iter()
+            .for_each(|part| path.store().add_site(part.clone()));
+        Ok(FusedQkv {
+            whole: site(path.prefix().into(), Role::Other, 0..3 * outputs),
+            parts,
+        })
+    }
+
+    /// `[…, in]` to q, k and v, each `[…, out]`: one product while no part is adapted, else one per part.
+    ///
+    /// # Errors
+    /// An x of other than `in` features.
+    pub fn forward(&self, ctx: &Context, x: &Tensor) -> Result<[Tensor; 3]> {
+        if self.parts.iter().any(Site::is_adapted) {
+            let [q, k, v] = &self.parts;
+            return Ok([q.forward(ctx, x)?, k.forward(ctx, x)?, v.forward(ctx, x)?]);
+        }
+        let (all, axis) = (self.whole.forward(ctx, x)?, x.rank() - 1);
+        let third = all.last_dim() / 3;
+        let part = |i: usize| all.narrow(axis, i * third, third);
+        Ok([part(0)?, part(1)?, part(2)?])
+    }
+}
+
+/// A norm over the last axis.
+pub enum Norm {
+    /// `g ⊙ (x − mean)/√(var + ε) + b` (Ba et al. 2016), with gain `weight` and shift `bias`.
+    Layer {
+        /// g, `[n]`.
+        weight: Param,
+        /// b, `[n]`.
+        bias: Param,
+        /// ε.
+        eps: f32,
+    },
+    /// `g ⊙ x/√(mean x² + ε)` (Zhang & Sennrich 2019), with gain `weight`.
+    Rms {
+        /// g, `[n]`.
+        weight: Param,
+        /// ε.
+        eps: f32,
+    },
+}
+
+impl Norm {
+    /// Layer norm with gain 1 and shift 0.
+    ///
+    /// # Errors
+    /// Names that are taken.
+    pub fn layer(path: &Path, features: usize, eps: f32) -> Result<Self> {
+        let (weight, bias) = (
+            path.param("weight", &[features], Init::ONES)?,
+            path.param("bias", &[features], Init::ZEROS)?,
+        );
+        Ok(Norm::Layer { weight, bias, eps })
+    }
+
+    /// RMS norm with gain 1.
+    ///
+    /// # Errors
+    /// Names that are taken.
+    pub fn rms(path: &Path, features: usize, eps: f32) -> Result<Self> {
+        Ok(Norm::Rms {
             weight: path.param("weight", &[features], Init::ONES)?,
-            bias: path.param("bias", &[features], Init::ZEROS)?,
             eps,
         })
     }
 
     /// Same shape.
+    ///
+    /// # Errors
+    /// An x of other than `n` features.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        layer_norm(x, &self.weight.tensor(), &self.bias.tensor(), self.eps)
+        match self {
+            Norm::Layer { weight, bias, eps } => {
+                layer_norm(x, &weight.tensor(), &bias.tensor(), *eps)
+            }
+            Norm::Rms { weight, eps } => rms_norm(x, &weight.tensor(), *eps),
+        }
     }
 }
 
@@ -59,13 +217,19 @@ pub struct Embedding {
 
 impl Embedding {
     /// From N(0, 0.02²).
+    ///
+    /// # Errors
+    /// Names that are taken.
     pub fn new(path: &Path, entries: usize, features: usize) -> Result<Self> {
         Ok(Embedding {
-            weight: path.param("weight", &[entries, features], Init::Normal(0.02))?,
+            weight: path.param("weight", &[entries, features], Init::Normal(STD))?,
         })
     }
 
     /// `[…]` u32 indices to `[…, features]`.
+    ///
+    /// # Errors
+    /// An index out of range.
     pub fn forward(&self, index: &Tensor) -> Result<Tensor> {
         self.weight.tensor().gather_rows(index)
     }

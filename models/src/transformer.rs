@@ -1,0 +1,287 @@
+//! What encoder, decoder and ViT share: self-attention, the feed-forward, and the pre-norm block.
+
+use deltaw_engine::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::layers::{FusedQkv, Linear, Norm};
+
+/// The function between the two matrices of a feed-forward, under Hugging Face's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activation {
+    /// GELU in its exact form.
+    #[serde(rename = "gelu")]
+    Gelu,
+    /// GELU in GPT-2's tanh form.
+    #[serde(rename = "gelu_new", alias = "gelu_pytorch_tanh")]
+    GeluTanh,
+    /// `x·σ(x)`.
+    #[serde(rename = "silu")]
+    Silu,
+    /// `max(x, 0)`.
+    #[serde(rename = "relu")]
+    Relu,
+}
+
+impl Activation {
+    /// Elementwise.
+    ///
+    /// # Errors
+    /// None but those of the device.
+    pub fn forward(self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Activation::Gelu => x.gelu(),
+            Activation::GeluTanh => x.gelu_tanh(),
+            Activation::Silu => x.silu(),
+            Activation::Relu => x.relu(),
+        }
+    }
+}
+
+/// An error unless `heads` divide `width` and `groups` divide `heads`.
+pub(crate) fn check_heads(width: usize, heads: usize, groups: usize) -> Result<()> {
+    let divides = |a: usize, b: usize| a > 0 && b.is_multiple_of(a);
+    if divides(heads, width) && divides(groups, heads) {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "a width of {width} with {heads} attention heads and {groups} of keys: the heads must divide the width, and those of keys the heads"
+    )))
+}
+
+/// The three projections before attention.
+pub enum Projections {
+    /// Query, key and value by matrices of their own.
+    Separate([Linear; 3]),
+    /// By one matrix.
+    Fused(FusedQkv),
+}
+
+/// Cosine and sine of each position's angles, `[T, D]` or `[B, 1, T, D]`, for [`SelfAttention::forward`].
+pub struct Rotation {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Rotation {
+    /// Angles `position·base^(−2i/D)`, i < D/2, repeated for both halves of a head of width D (Su et al. 2021, in
+    /// LLaMA's order). `positions` is `[T]` or `[B, T]`.
+    ///
+    /// # Errors
+    /// An odd D, or positions that are no u32.
+    pub fn new(positions: &Tensor, width: usize, base: f64) -> Result<Self> {
+        if !width.is_multiple_of(2) {
+            return Err(Error::Invalid(format!(
+                "rotary positions need an even head width, not {width}"
+            )));
+        }
+        let mut angles = vec![];
+        for position in positions.to_vec::<u32>()? {
+            let angle = |i: usize| {
+                f64::from(position) * base.powf(-((2 * (i % (width / 2))) as f64) / width as f64)
+            };
+            angles.extend((0..width).map(angle));
+        }
+        let shape = match *positions.shape() {
+            [batch, len] => vec![batch, 1, len, width],
+            _ => vec![positions.len(), width],
+        };
+        let table = |f: fn(f64) -> f64| {
+            let values: Vec<f32> = angles.iter().map(|a| f(*a) as f32).collect();
+            Tensor::from_slice(&values, &shape, positions.device())
+        };
+        Ok(Rotation {
+            cos: table(f64::cos)?,
+            sin: table(f64::sin)?,
+        })
+    }
+
+    /// `x·cos + (−x₂, x₁)·sin` on heads `[B, H, T, D]` with halves x₁ and x₂.
+    fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        let half = x.last_dim() / 2;
+        let turned = Tensor::concat(
+            &[&x.narrow(3, half, half)?.neg()?, &x.narrow(3, 0, half)?],
+            3,
+        )?;
+        x.mul(&self.cos)?.add(&turned.mul(&self.sin)?)
+    }
+}
+
+/// Multi-head self-attention; keys and values may have fewer heads than queries (Ainslie et al. 2023).
+pub struct SelfAttention {
+    /// Query, key and value.
+    pub projections: Projections,
+    /// The projection of what the heads found.
+    pub output: Linear,
+    /// Heads of queries.
+    pub heads: usize,
+    /// Heads of keys and values; divides [`SelfAttention::heads`].
+    pub key_heads: usize,
+    /// Whether position i sees positions up to i only.
+    pub causal: bool,
+}
+
+impl SelfAttention {
+    /// `[B, T, d] → [B, T, d]`; `ctx.mask` says which tokens are real.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(
+        &self,
+        ctx: &Context,
+        x: &Tensor,
+        rotation: Option<&Rotation>,
+    ) -> Result<Tensor> {
+        let [q, k, v] = match &self.projections {
+            Projections::Separate([q, k, v]) => {
+                [q.forward(ctx, x)?, k.forward(ctx, x)?, v.forward(ctx, x)?]
+            }
+            Projections::Fused(qkv) => qkv.forward(ctx, x)?,
+        };
+        let (q, k, v) = (
+            split(&q, self.heads)?,
+            split(&k, self.key_heads)?,
+            split(&v, self.key_heads)?,
+        );
+        let (q, k) = match rotation {
+            Some(rotation) => (rotation.apply(&q)?, rotation.apply(&k)?),
+            None => (q, k),
+        };
+        let repeat = self.heads / self.key_heads;
+        let options = AttentionOptions {
+            causal: self.causal,
+            mask: ctx.mask.clone(),
+            ..Default::default()
+        };
+        let mixed = attention(&q, &repeated(&k, repeat)?, &repeated(&v, repeat)?, &options)?;
+        let (batch, len, width) = (x.shape()[0], x.shape()[1], self.heads * q.last_dim());
+        self.output.forward(
+            ctx,
+            &mixed
+                .permute(&[0, 2, 1, 3])?
+                .reshape(&[batch, len, width])?,
+        )
+    }
+}
+
+/// `[B, T, H·D] → [B, H, T, D]`.
+fn split(x: &Tensor, heads: usize) -> Result<Tensor> {
+    let &[batch, len, width] = x.shape() else {
+        return Err(Error::Invalid(format!(
+            "attention: x is {:?}, wanted [B, T, d]",
+            x.shape()
+        )));
+    };
+    x.reshape(&[batch, len, heads, width / heads])?
+        .permute(&[0, 2, 1, 3])
+}
+
+/// Each head of `[B, H, T, D]` `times` times in a row.
+fn repeated(x: &Tensor, times: usize) -> Result<Tensor> {
+    if times == 1 {
+        return Ok(x.clone());
+    }
+    let (batch, heads, len, width) = (x.shape()[0], x.shape()[1], x.shape()[2], x.shape()[3]);
+    x.reshape(&[batch, heads, 1, len, width])?
+        .expand(&[batch, heads, times, len, width])?
+        .reshape(&[batch, heads * times, len, width])
+}
+
+/// `down·f(up·x)`, or `down·(f(gate·x) ⊙ up·x)` with a gate (Shazeer 2020).
+pub struct FeedForward {
+    /// The first matrix.
+    pub up: Linear,
+    /// Its gate, if there is one.
+    pub gate: Option<Linear>,
+    /// The second matrix.
+    pub down: Linear,
+    /// f.
+    pub activation: Activation,
+}
+
+impl FeedForward {
+    /// `[…, d] → […, d]`.
+    ///
+    /// # Errors
+    /// An x of another width.
+    pub fn forward(&self, ctx: &Context, x: &Tensor) -> Result<Tensor> {
+        let up = self.up.forward(ctx, x)?;
+        let wide = match &self.gate {
+            Some(gate) => self.activation.forward(&gate.forward(ctx, x)?)?.mul(&up)?,
+            None => self.activation.forward(&up)?,
+        };
+        self.down.forward(ctx, &wide)
+    }
+}
+
+/// Where methods may change an output that is no linear's, and where dropout acts.
+pub struct Place {
+    site: Site,
+    dropout: f32,
+}
+
+impl Place {
+    /// The output of an embedding.
+    pub fn embedding(path: &Path, dropout: f32) -> Self {
+        Self::new(path, Role::Embedding, 0, dropout)
+    }
+
+    /// The output of a sub-layer, before it is added to the residual stream.
+    pub fn sub_layer(path: &Path, layer: usize, dropout: f32) -> Self {
+        Self::new(path, Role::SubLayer, layer, dropout)
+    }
+
+    fn new(path: &Path, role: Role, layer: usize, dropout: f32) -> Self {
+        let site = Site::output(path.prefix(), role, layer);
+        path.store().add_site(site.clone());
+        Place { site, dropout }
+    }
+
+    /// The output `y` for the input `x`, as the methods at the site change it, after dropout.
+    ///
+    /// # Errors
+    /// A wrap's own.
+    pub fn finish(&self, ctx: &Context, x: &Tensor, y: Tensor) -> Result<Tensor> {
+        let y = self.site.wrap(ctx, x, y)?;
+        dropout(&y, self.dropout, ctx, self.site.path())
+    }
+}
+
+/// `x ← x + attention(norm(x)); x ← x + feed_forward(norm(x))`.
+pub struct PreNormBlock {
+    /// The block's path, for taps.
+    pub path: String,
+    /// Before attention.
+    pub attention_norm: Norm,
+    /// The first sub-layer.
+    pub attention: SelfAttention,
+    /// Its place.
+    pub attention_place: Place,
+    /// Before the feed-forward.
+    pub feed_forward_norm: Norm,
+    /// The second sub-layer.
+    pub feed_forward: FeedForward,
+    /// Its place.
+    pub feed_forward_place: Place,
+}
+
+impl PreNormBlock {
+    /// `[B, T, d] → [B, T, d]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(
+        &self,
+        ctx: &Context,
+        x: &Tensor,
+        rotation: Option<&Rotation>,
+    ) -> Result<Tensor> {
+        let normed = self.attention_norm.forward(x)?;
+        let y = self.attention.forward(ctx, &normed, rotation)?;
+        let x = x.add(&self.attention_place.finish(ctx, &normed, y)?)?;
+        let normed = self.feed_forward_norm.forward(&x)?;
+        let y = self.feed_forward.forward(ctx, &normed)?;
+        let x = x.add(&self.feed_forward_place.finish(ctx, &normed, y)?)?;
+        ctx.tap(&self.path, &x);
+        Ok(x)
+    }
+}
