@@ -27,7 +27,7 @@ pub mod prelude {
     pub use crate::dtype::DType;
     pub use crate::error::{Error, Result};
     pub use crate::op::{Forward, Op, Saved, apply, no_grad};
-    pub use crate::ops::attention::{AttentionOptions, attention};
+    pub use crate::ops::attention::{AttentionOptions, attention, attention_packed};
     pub use crate::ops::cross_entropy::{CrossEntropyOptions, cross_entropy};
     pub use crate::ops::dropout::{drop_path, dropout};
     pub use crate::ops::linear::linear;

@@ -165,6 +165,36 @@ pub fn set_poison(on: bool) {
     POISON.store(on, Relaxed);
 }
 
+/// A cache line of numbers: what [`with_scratch`] aligns to.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+// SAFETY: 16 numbers without padding.
+unsafe impl bytemuck::Zeroable for Line {}
+// SAFETY: as above; every bit pattern is valid.
+unsafe impl bytemuck::Pod for Line {}
+
+thread_local! {
+    static WORKSPACE: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+}
+
+/// Lends `f` a workspace of `len` numbers of arbitrary value (NaN when poisoning is on). The thread keeps the memory, so that a
+/// kernel's pieces do not allocate; a use inside a use gets a workspace of its own.
+pub fn with_scratch<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
+    let mut lines = WORKSPACE.take();
+    if lines.len() * 16 < len {
+        lines.resize(len.div_ceil(16), Line([0.0; 16]));
+    }
+    let numbers = &mut bytemuck::cast_slice_mut::<Line, f32>(&mut lines)[..len];
+    if POISON.load(Relaxed) {
+        numbers.fill(f32::NAN);
+    }
+    let result = f(numbers);
+    WORKSPACE.set(lines);
+    result
+}
+
 /// Bytes now and at most, per tag (in [`Tag`]'s order) and in all.
 #[derive(Debug, Clone, Copy, Default, serde::Serialize)]
 pub struct Usage {

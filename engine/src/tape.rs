@@ -323,7 +323,7 @@ impl Pending {
                 if let Some(visitor) = &leaf.visitor {
                     return visitor.tile(0, &f(None)?);
                 }
-                let grad = f(self.leaves.0.remove(&leaf.id))?;
+                let grad = f(self.leaves.0.remove(&leaf.id))?.packed()?;
                 self.leaves.0.insert(leaf.id, grad);
             }
             Edge::Node(node) => {

@@ -19,6 +19,7 @@
     clippy::needless_range_loop
 )]
 
+pub mod attention;
 pub mod convert;
 pub mod gelu;
 pub mod gemm;

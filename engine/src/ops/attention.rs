@@ -1,25 +1,26 @@
 //! Multi-head attention without a Tq×Tk matrix in memory (after Dao et al. 2022).
 //!
 //! ```text
-//! S = scale·Q·Kᵀ (+ −∞ where masked)   P = softmax_rows(S)   O = P·V
-//! dV = Pᵀ·dO    dP = dO·Vᵀ    dS = P ⊙ (dP − Σ_j dO ⊙ O)    dQ = scale·dS·K    dK = scale·dSᵀ·Q
+//! S = scale·Q·Kᵀ + bias (−∞ where masked)   P = softmax_rows(S)   O = P·V
+//! dV = Pᵀ·dO    dP = dO·Vᵀ    dS = P ⊙ (dP − Σ_d dO ⊙ O)    dQ = scale·dS·K    dK = scale·dSᵀ·Q    dbias = dS
 //! ```
 //!
-//! Q `[B, H, Tq, D]`, K and V `[B, H, Tk, D]`. Work goes head by head and a tile of rows at a time; backward makes P again
-//! from the log-sum-exp of each row. Saved: Q, K, V, O and that. A row with nothing to look at gives 0 and no gradient.
+//! Q `[B, H, Tq, D]`, K and V `[B, H, Tk, D]` in any strides, or all three packed as `[B, T, 3, H, D]`: heads are read where
+//! they lie. O and the gradients lie as `[B, T, H, D]`, so that the permutation and reshape to `[B, T, H·D]` around
+//! attention are views. Saved: Q, K, V, O and the log-sum-exp of each row. A row with nothing to look at gives 0 and no gradient.
 
-use crate::cpu::gemm::{Dims, Layout, Scale, gemm};
-use crate::cpu::{math, simd, threads};
+use crate::cpu::attention as kernel;
+use crate::cpu::threads::Disjoint;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::layout::{Dims, Layout};
 use crate::op::{Forward, Op, Saved, apply};
-use crate::ops::softmax::log_sum_exp;
 use crate::tape::Grads;
 use crate::tensor::Tensor;
 
-/// Rows of Q at a time.
-const TILE: usize = 64;
+/// Partial sums of a bias's gradient at most: a bound on its memory, and on the threads that can share the work.
+const PARTS: usize = 8;
 
 /// Refinements of [`attention`].
 #[derive(Default, Clone)]
@@ -28,108 +29,123 @@ pub struct AttentionOptions {
     pub causal: bool,
     /// Which keys are real, `[B, Tk]`: 1 or 0.
     pub mask: Option<Tensor>,
-    /// Added to the scaled scores, broadcasting to `[B, H, Tq, Tk]`; makes the composed form run.
+    /// Added to the scaled scores, broadcasting to `[B, H, Tq, Tk]`; may be trained.
     pub bias: Option<Tensor>,
     /// In place of 1/√D.
     pub scale: Option<f32>,
 }
 
+/// Inputs: Q, K, V or the packed three, then the mask and the bias where there are any.
 struct Attention {
+    packed: bool,
     causal: bool,
     masked: bool,
+    biased: bool,
     scale: f32,
 }
 
-/// Sizes of one call.
-#[derive(Clone, Copy)]
-struct Shape {
-    batch: usize,
-    heads: usize,
-    tq: usize,
-    tk: usize,
-    d: usize,
+/// Slots of what backward needs; the mask and the bias follow.
+const O: usize = 3;
+const LSE: usize = 4;
+const MASK: usize = 5;
+const BIAS: usize = 6;
+
+/// Part `which` of a layout `[B, T, 3, H, D]` as `[B, H, T, D]`.
+fn unpacked(layout: &Layout, which: usize) -> Layout {
+    let pick = |of: &Dims| Dims::new(&[of[0], of[3], of[1], of[4]]).unwrap_or(Dims::SCALAR);
+    Layout {
+        shape: pick(&layout.shape),
+        strides: pick(&layout.strides),
+        offset: layout.offset + which * layout.strides[2],
+    }
 }
 
-impl Shape {
-    fn of(q: &Tensor, k: &Tensor) -> Self {
+/// `[B, H, T, D]` in memory as `[B, T, H, D]`.
+fn by_token(shape: &[usize]) -> Result<Layout> {
+    let stored = Layout::contiguous(Dims::new(&[shape[0], shape[2], shape[1], shape[3]])?);
+    Ok(swapped(&stored))
+}
+
+/// Axes 1 and 2 exchanged.
+fn swapped(layout: &Layout) -> Layout {
+    let mut out = *layout;
+    out.shape.swap(1, 2);
+    out.strides.swap(1, 2);
+    out
+}
+
+fn heads(layout: &Layout) -> kernel::Heads {
+    let s = &layout.strides;
+    kernel::Heads {
+        start: layout.offset,
+        batch: s[0],
+        head: s[1],
+        token: s[2],
+    }
+}
+
+/// The storage and where its heads lie.
+fn operand(x: &Tensor) -> Result<(&[f32], kernel::Heads)> {
+    Ok((x.storage_slice()?, heads(x.layout())))
+}
+
+impl Attention {
+    /// Index of the first input after Q, K and V.
+    fn extra(&self) -> usize {
+        if self.packed { 1 } else { 3 }
+    }
+
+    fn mask<'a>(&self, inputs: &[&'a Tensor]) -> Option<&'a Tensor> {
+        self.masked.then(|| inputs[self.extra()])
+    }
+
+    fn bias_index(&self) -> usize {
+        self.extra() + usize::from(self.masked)
+    }
+
+    fn bias<'a>(&self, inputs: &[&'a Tensor]) -> Option<&'a Tensor> {
+        self.biased.then(|| inputs[self.bias_index()])
+    }
+
+    fn shape(&self, q: &Tensor, k: &Tensor) -> kernel::Shape {
         let s = q.shape();
-        Shape {
+        kernel::Shape {
             batch: s[0],
             heads: s[1],
             tq: s[2],
             tk: k.shape()[2],
             d: s[3],
+            scale: self.scale,
+            causal: self.causal,
         }
     }
 }
 
-impl Attention {
-    /// Scores of a tile of rows of one head, masked: `s` is `[rows, tk]`.
-    fn scores(
-        &self,
-        shape: Shape,
-        tile: std::ops::Range<usize>,
-        q: &[f32],
-        k: &[f32],
-        mask: Option<&[f32]>,
-        s: &mut [f32],
-    ) {
-        let Shape { tq, tk, d, .. } = shape;
-        let (first, rows) = (tile.start, tile.len());
-        let dims = Dims {
-            m: rows,
-            n: tk,
-            k: d,
-        };
-        gemm(
-            dims,
-            Scale {
-                alpha: self.scale,
-                beta: 0.0,
-            },
-            (&q[first * d..], Layout::row_major(d)),
-            (k, Layout::transposed(d)),
-            (s, tk),
-        );
-        for (i, row) in s.chunks_exact_mut(tk).enumerate() {
-            if let Some(mask) = mask {
-                row.iter_mut()
-                    .zip(mask)
-                    .filter(|(_, m)| **m == 0.0)
-                    .for_each(|(s, _)| *s = f32::NEG_INFINITY);
-            }
-            if self.causal {
-                let seen = (first + i + 1 + tk).saturating_sub(tq).min(tk);
-                row[seen..].fill(f32::NEG_INFINITY);
-            }
+/// The kernel's operands; the bias is given as it broadcasts to the scores.
+fn operands<'a>(
+    [q, k, v]: [&'a Tensor; 3],
+    mask: Option<&'a Tensor>,
+    bias: Option<&'a Tensor>,
+) -> Result<kernel::Inputs<'a>> {
+    let bias = match bias {
+        None => None,
+        Some(bias) => {
+            let s = &bias.layout().strides;
+            Some(kernel::Bias {
+                values: bias.storage_slice()?,
+                start: bias.layout().offset,
+                strides: [s[0], s[1], s[2], s[3]],
+            })
         }
-    }
+    };
+    Ok(kernel::Inputs {
+        q: operand(q)?,
+        k: operand(k)?,
+        v: operand(v)?,
+        mask: mask.map(Tensor::as_slice).transpose()?,
+        bias,
+    })
 }
-
-/// `p = e^(s − lse)` row by row; 0 where a row sees nothing.
-fn probabilities(s: &mut [f32], tk: usize, lse: &[f32]) {
-    simd::dispatch(
-        #[inline(always)]
-        || {
-            for (row, l) in s.chunks_exact_mut(tk).zip(lse) {
-                if *l == f32::NEG_INFINITY {
-                    row.fill(0.0);
-                } else {
-                    row.iter_mut().for_each(|v| *v = math::exp(*v - l));
-                }
-            }
-        },
-    );
-}
-
-const PLAIN: Scale = Scale {
-    alpha: 1.0,
-    beta: 0.0,
-};
-const ADD: Scale = Scale {
-    alpha: 1.0,
-    beta: 1.0,
-};
 
 impl Op for Attention {
     fn name(&self) -> &'static str {
@@ -141,241 +157,206 @@ impl Op for Attention {
     }
 
     fn forward(&self, f: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
-        let (q, k, v) = (
-            inputs[0].packed()?,
-            inputs[1].packed()?,
-            inputs[2].packed()?,
-        );
-        let shape = Shape::of(&q, &k);
-        let Shape {
-            batch,
-            heads,
-            tq,
-            tk,
-            d,
-        } = shape;
-        let mask = if self.masked {
-            Some(inputs[3].packed()?)
-        } else {
-            None
-        };
-        let mask_values = mask.as_ref().map(Tensor::as_slice::<f32>).transpose()?;
-        let mut o = Tensor::empty(&[batch, heads, tq, d], DType::F32, q.device())?;
-        let mut lse = Tensor::empty(&[batch, heads, tq], DType::F32, q.device())?;
-        {
-            let (qs, ks, vs) = (
-                q.as_slice::<f32>()?,
-                k.as_slice::<f32>()?,
-                v.as_slice::<f32>()?,
+        let qkv: [Tensor; 3] = std::array::from_fn(|i| {
+            if self.packed {
+                inputs[0].with_layout(unpacked(inputs[0].layout(), i))
+            } else {
+                inputs[i].detach()
+            }
+        });
+        let [q, k, v] = &qkv;
+        let shape = self.shape(q, k);
+        let scores = Dims::new(&[shape.batch, shape.heads, shape.tq, shape.tk])?;
+        let mask = self.mask(inputs).map(Tensor::packed).transpose()?;
+        let bias = self
+            .bias(inputs)
+            .map(|b| b.broadcast_view("attention", &scores))
+            .transpose()?;
+        let layout = by_token(q.shape())?;
+        let mut o = Tensor::empty(&[layout.shape.count()], DType::F32, q.device())?;
+        let mut lse = Tensor::empty(&scores[..3], DType::F32, q.device())?;
+        if shape.d > 0 {
+            let inputs = operands([q, k, v], mask.as_ref(), bias.as_ref())?;
+            kernel::forward(
+                &shape,
+                &inputs,
+                (o.as_mut_slice()?, heads(&layout)),
+                lse.as_mut_slice()?,
             );
-            let (out, sums) = (
-                threads::Disjoint::new(o.as_mut_slice::<f32>()?),
-                threads::Disjoint::new(lse.as_mut_slice::<f32>()?),
-            );
-            threads::par_pieces(if tq * tk * d == 0 { 0 } else { batch * heads }, |head| {
-                let (qh, kh, vh) = (
-                    &qs[head * tq * d..],
-                    &ks[head * tk * d..][..tk * d],
-                    &vs[head * tk * d..][..tk * d],
-                );
-                let mask = mask_values.map(|m| &m[head / heads * tk..][..tk]);
-                let mut s = vec![0.0f32; TILE.min(tq) * tk];
-                for first in (0..tq).step_by(TILE) {
-                    let rows = TILE.min(tq - first);
-                    let s = &mut s[..rows * tk];
-                    self.scores(shape, first..first + rows, qh, kh, mask, s);
-                    // SAFETY: each head and tile of rows is visited once.
-                    let (lse, out) = unsafe {
-                        (
-                            sums.slice(head * tq + first..head * tq + first + rows),
-                            out.slice((head * tq + first) * d..(head * tq + first + rows) * d),
-                        )
-                    };
-                    for (l, row) in lse.iter_mut().zip(s.chunks_exact(tk)) {
-                        *l = simd::dispatch(
-                            #[inline(always)]
-                            || log_sum_exp(row),
-                        );
-                    }
-                    probabilities(s, tk, lse);
-                    gemm(
-                        Dims {
-                            m: rows,
-                            n: d,
-                            k: tk,
-                        },
-                        PLAIN,
-                        (s, Layout::row_major(tk)),
-                        (vh, Layout::row_major(d)),
-                        (out, d),
-                    );
-                }
-            });
         }
-        if tk == 0 {
-            o = Tensor::zeros(o.shape(), DType::F32, q.device())?;
-        }
+        let o = o.relayout(layout);
         if f.needs_any() {
-            for (slot, x) in [&q, &k, &v, &o, &lse].into_iter().enumerate() {
+            for (slot, x) in [q, k, v, &o, &lse].into_iter().enumerate() {
                 f.save(slot, x);
             }
-            if let Some(mask) = &mask {
-                f.save(5, mask);
+            for (slot, x) in [(MASK, &mask), (BIAS, &bias)] {
+                if let Some(x) = x {
+                    f.save(slot, x);
+                }
             }
         }
-        Ok(o)
+        Ok(if self.packed {
+            o.relayout(swapped(&layout))
+        } else {
+            o
+        })
     }
 
     fn composed(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let options = AttentionOptions {
             causal: self.causal,
-            mask: self.masked.then(|| inputs[3].clone()),
-            bias: None,
+            mask: self.mask(inputs).cloned(),
+            bias: self.bias(inputs).cloned(),
             scale: Some(self.scale),
         };
-        composed(inputs[0], inputs[1], inputs[2], &options)
+        if !self.packed {
+            return composed(inputs[0], inputs[1], inputs[2], &options);
+        }
+        let part = |i| {
+            inputs[0]
+                .narrow(2, i, 1)?
+                .squeeze(2)?
+                .permute(&[0, 2, 1, 3])
+        };
+        composed(&part(0)?, &part(1)?, &part(2)?, &options)?.permute(&[0, 2, 1, 3])
     }
 
     fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
-        let dy = dy.packed()?;
-        let (q, k, v, o, lse) = (
-            saved.get(0)?,
-            saved.get(1)?,
-            saved.get(2)?,
-            saved.get(3)?,
-            saved.get(4)?,
-        );
-        let shape = Shape::of(q, k);
-        let Shape {
-            batch,
-            heads,
-            tq,
-            tk,
-            d,
-        } = shape;
-        let mask = saved.find(5).map(Tensor::as_slice::<f32>).transpose()?;
-        let zeros = |like: &Tensor| Tensor::zeros(like.shape(), DType::F32, like.device());
-        let (mut dq, mut dk, mut dv) = (zeros(q)?, zeros(k)?, zeros(v)?);
-        {
-            let (qs, ks, vs) = (
-                q.as_slice::<f32>()?,
-                k.as_slice::<f32>()?,
-                v.as_slice::<f32>()?,
-            );
-            let (os, ls, ds) = (
-                o.as_slice::<f32>()?,
-                lse.as_slice::<f32>()?,
-                dy.as_slice::<f32>()?,
-            );
-            let (gq, gk, gv) = (
-                threads::Disjoint::new(dq.as_mut_slice()?),
-                threads::Disjoint::new(dk.as_mut_slice()?),
-                threads::Disjoint::new(dv.as_mut_slice()?),
-            );
-            threads::par_pieces(if tq * tk * d == 0 { 0 } else { batch * heads }, |head| {
-                let (wide, long) = (
-                    head * tq * d..(head + 1) * tq * d,
-                    head * tk * d..(head + 1) * tk * d,
-                );
-                let (qh, kh, vh, oh, dh) = (
-                    &qs[wide.clone()],
-                    &ks[long.clone()],
-                    &vs[long.clone()],
-                    &os[wide.clone()],
-                    &ds[wide.clone()],
-                );
-                // SAFETY: each head is visited once and owns its part of every gradient.
-                let (gq, gk, gv) =
-                    unsafe { (gq.slice(wide), gk.slice(long.clone()), gv.slice(long)) };
-                let mask = mask.map(|m| &m[head / heads * tk..][..tk]);
-                let (mut p, mut dp) = (
-                    vec![0.0f32; TILE.min(tq) * tk],
-                    vec![0.0f32; TILE.min(tq) * tk],
-                );
-                for first in (0..tq).step_by(TILE) {
-                    let rows = TILE.min(tq - first);
-                    let (p, dp) = (&mut p[..rows * tk], &mut dp[..rows * tk]);
-                    let (qt, ot, dt) = (
-                        &qh[first * d..][..rows * d],
-                        &oh[first * d..][..rows * d],
-                        &dh[first * d..][..rows * d],
-                    );
-                    self.scores(shape, first..first + rows, qh, kh, mask, p);
-                    probabilities(p, tk, &ls[head * tq + first..][..rows]);
-                    gemm(
-                        Dims {
-                            m: tk,
-                            n: d,
-                            k: rows,
-                        },
-                        ADD,
-                        (p, Layout::transposed(tk)),
-                        (dt, Layout::row_major(d)),
-                        (gv, d),
-                    );
-                    gemm(
-                        Dims {
-                            m: rows,
-                            n: tk,
-                            k: d,
-                        },
-                        PLAIN,
-                        (dt, Layout::row_major(d)),
-                        (vh, Layout::transposed(d)),
-                        (dp, tk),
-                    );
-                    simd::dispatch(
-                        #[inline(always)]
-                        || {
-                            for i in 0..rows {
-                                let dot = simd::dot(&dt[i * d..][..d], &ot[i * d..][..d]);
-                                for (g, p) in dp[i * tk..][..tk].iter_mut().zip(&p[i * tk..][..tk])
-                                {
-                                    *g = self.scale * p * (*g - dot);
-                                }
-                            }
-                        },
-                    );
-                    gemm(
-                        Dims {
-                            m: rows,
-                            n: d,
-                            k: tk,
-                        },
-                        PLAIN,
-                        (dp, Layout::row_major(tk)),
-                        (kh, Layout::row_major(d)),
-                        (&mut gq[first * d..][..rows * d], d),
-                    );
-                    gemm(
-                        Dims {
-                            m: tk,
-                            n: d,
-                            k: rows,
-                        },
-                        ADD,
-                        (dp, Layout::transposed(tk)),
-                        (qt, Layout::row_major(d)),
-                        (gk, d),
-                    );
+        let dy = if self.packed {
+            dy.with_layout(swapped(dy.layout()))
+        } else {
+            dy
+        };
+        let device = dy.device().clone();
+        let bias = self.bias_index();
+        let mut dbias = if self.biased && grads.needs(bias) {
+            let s = saved.get(BIAS)?.shape();
+            let size = bias_size(grads.shape(bias));
+            // Heads that share bias elements are dealt to so many partial sums, a number that depends on the sizes alone.
+            let parts = (s[0] * s[1])
+                .checked_div(size[0] * size[1])
+                .map_or(1, |shared| shared.clamp(1, PARTS));
+            Some(Tensor::zeros(
+                &[parts, size[0], size[1], size[2], size[3]],
+                DType::F32,
+                &device,
+            )?)
+        } else {
+            None
+        };
+        if self.packed && grads.needs(0) {
+            grads.write(0, |out, beta| {
+                let whole = Layout::contiguous(out.layout().shape);
+                let target = Disjoint::new(out.as_mut_slice()?);
+                let parts = std::array::from_fn(|i| Some((&target, heads(&unpacked(&whole, i)))));
+                self.sweep(saved, &dy, parts, beta != 0.0, dbias.as_mut())
+            })?;
+        } else {
+            let mut outs = [const { None }; 3];
+            for (i, out) in outs
+                .iter_mut()
+                .enumerate()
+                .filter(|(i, _)| !self.packed && grads.needs(*i))
+            {
+                *out = Some((
+                    Tensor::empty(&[saved.get(i)?.len()], DType::F32, &device)?,
+                    by_token(grads.shape(i))?,
+                ));
+            }
+            let mut targets = [const { None }; 3];
+            for (target, out) in targets.iter_mut().zip(&mut outs) {
+                if let Some((out, layout)) = out {
+                    *target = Some((Disjoint::new(out.as_mut_slice()?), heads(layout)));
                 }
-            });
+            }
+            self.sweep(
+                saved,
+                &dy,
+                targets
+                    .each_ref()
+                    .map(|t| t.as_ref().map(|(target, at)| (target, *at))),
+                false,
+                dbias.as_mut(),
+            )?;
+            for (i, out) in outs.into_iter().enumerate() {
+                if let Some((out, layout)) = out {
+                    grads.add(i, out.relayout(layout))?;
+                }
+            }
         }
-        grads.add(0, dq)?;
-        grads.add(1, dk)?;
-        grads.add(2, dv)
+        if let Some(sums) = dbias {
+            let shape = grads.shape(bias).to_vec();
+            grads.add(bias, sums.sum(0)?.reshape(&shape)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// A bias's shape with leading axes of size 1 up to four.
+fn bias_size(shape: &[usize]) -> [usize; 4] {
+    std::array::from_fn(|i| {
+        (i + shape.len())
+            .checked_sub(4)
+            .map_or(1, |axis| shape[axis])
+    })
+}
+
+impl Attention {
+    /// Runs the kernel's backward into `targets` and `dbias`.
+    fn sweep(
+        &self,
+        saved: &Saved,
+        dy: &Tensor,
+        grads: [Option<(&Disjoint<f32>, kernel::Heads)>; 3],
+        add: bool,
+        dbias: Option<&mut Tensor>,
+    ) -> Result<()> {
+        let (q, k, v) = (saved.get(0)?, saved.get(1)?, saved.get(2)?);
+        let shape = self.shape(q, k);
+        if shape.d == 0 {
+            return Ok(());
+        }
+        let sums = match dbias {
+            None => None,
+            Some(sums) => {
+                let n = sums.layout().shape;
+                Some((
+                    Disjoint::new(sums.as_mut_slice()?),
+                    n[0],
+                    [n[1], n[2], n[3], n[4]],
+                ))
+            }
+        };
+        let call = kernel::Backward {
+            inputs: operands([q, k, v], saved.find(MASK), saved.find(BIAS))?,
+            out: operand(saved.get(O)?)?,
+            lse: saved.get(LSE)?.as_slice()?,
+            dout: operand(dy)?,
+            grads,
+            add,
+            dbias: sums
+                .as_ref()
+                .map(|(sums, parts, shape)| kernel::BiasGradient {
+                    sums,
+                    parts: *parts,
+                    shape: *shape,
+                }),
+        };
+        kernel::backward(&shape, &call);
+        Ok(())
     }
 }
 
 /// The same by matrix products and a softmax: keeps the whole matrix.
 fn composed(q: &Tensor, k: &Tensor, v: &Tensor, options: &AttentionOptions) -> Result<Tensor> {
-    let Shape {
-        batch, tq, tk, d, ..
-    } = Shape::of(q, k);
+    let (batch, tq, tk, d) = (q.shape()[0], q.shape()[2], k.shape()[2], q.last_dim());
     let scale = options.scale.unwrap_or(1.0 / (d as f32).sqrt());
     let mut s = q.matmul_t(k, false, true)?.affine(scale as f64, 0.0)?;
     if let Some(bias) = &options.bias {
         s = s.add(bias)?;
+    }
+    if tk == 0 {
+        return s.matmul(v);
     }
     // A large finite number in place of −∞: rows that see nothing are zeroed below.
     let mut seen = Tensor::full(&[1, 1, tq, tk], 1.0, DType::F32, q.device())?;
@@ -393,10 +374,42 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, options: &AttentionOptions) -> R
     seen.select(&s, &low)?.softmax()?.mul(&any)?.matmul(v)
 }
 
-/// `softmax(scale·QKᵀ + …)·V` per head.
+fn run(
+    packed: bool,
+    inputs: &[&Tensor],
+    size: [usize; 5],
+    options: &AttentionOptions,
+) -> Result<Tensor> {
+    let [batch, heads, tq, tk, d] = size;
+    let mut inputs = inputs.to_vec();
+    for x in &inputs {
+        x.expect_dtype("attention", DType::F32)?;
+    }
+    let mask = options.mask.as_ref().map(Tensor::detach);
+    if let Some(mask) = &mask {
+        mask.expect_shape("attention", "mask", &[batch, tk])?;
+        mask.expect_dtype("attention", DType::F32)?;
+        inputs.push(mask);
+    }
+    if let Some(bias) = &options.bias {
+        bias.expect_dtype("attention", DType::F32)?;
+        bias.broadcast_view("attention: bias", &Dims::new(&[batch, heads, tq, tk])?)?;
+        inputs.push(bias);
+    }
+    let op = Attention {
+        packed,
+        causal: options.causal,
+        masked: mask.is_some(),
+        biased: options.bias.is_some(),
+        scale: options.scale.unwrap_or(1.0 / (d as f32).sqrt()),
+    };
+    apply(op, &inputs)
+}
+
+/// `softmax(scale·QKᵀ + bias)·V` per head, `[B, H, Tq, D]`; its memory is that of `[B, Tq, H, D]`.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Shapes that do not fit, element types other than f32.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &AttentionOptions) -> Result<Tensor> {
     let fits = q.rank() == 4
         && k.rank() == 4
@@ -412,19 +425,29 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &AttentionOptions)
         );
         return Err(Error::shape("attention", detail));
     }
-    if let Some(mask) = &options.mask {
-        mask.expect_shape("attention", "mask", &[q.shape()[0], k.shape()[2]])?;
-    }
-    if options.bias.is_some() {
-        return composed(q, k, v, options);
-    }
-    let op = Attention {
-        causal: options.causal,
-        masked: options.mask.is_some(),
-        scale: options.scale.unwrap_or(1.0 / (q.last_dim() as f32).sqrt()),
+    let s = q.shape();
+    run(
+        false,
+        &[q, k, v],
+        [s[0], s[1], s[2], k.shape()[2], s[3]],
+        options,
+    )
+}
+
+/// Self-attention over `[B, T, 3, H, D]`, the reshaped output of one projection to queries, keys and values: `[B, T, H, D]`.
+/// Nothing is copied, and the three gradients are written into one tensor of the input's form.
+///
+/// # Errors
+/// As [`attention`].
+pub fn attention_packed(qkv: &Tensor, options: &AttentionOptions) -> Result<Tensor> {
+    let &[b, t, 3, h, d] = qkv.shape() else {
+        return Err(Error::shape(
+            "attention",
+            format!(
+                "packed queries, keys and values are {:?}, wanted [B, T, 3, H, D]",
+                qkv.shape()
+            ),
+        ));
     };
-    match &options.mask {
-        Some(mask) => apply(op, &[q, k, v, &mask.detach()]),
-        None => apply(op, &[q, k, v]),
-    }
+    run(true, &[qkv], [b, h, t, t, d], options)
 }
