@@ -13,7 +13,9 @@ use proc_macro::TokenStream;
 pub fn shared_library(input: TokenStream) -> TokenStream {
     let prefix = format!("{input}=");
     let library = std::env::args()
-        .filter_map(|arg| Some(arg.strip_prefix(&prefix)?.strip_suffix(".rlib")?.to_owned() + ".so"))
+        .filter_map(|arg| {
+            Some(arg.strip_prefix(&prefix)?.strip_suffix(".rlib")?.to_owned() + ".so")
+        })
         .find(|path| std::path::Path::new(path).exists());
     match library {
         Some(path) => format!("include_bytes!({path:?})"),

@@ -26,7 +26,11 @@ pub fn call(name: &str, body: impl FnOnce() -> Outcome) -> Status {
         return Status::SUCCESS;
     };
     let status = failure.status;
-    let message = format!("{name}: {}: {}", status.name().unwrap_or_default().to_string_lossy(), failure.message);
+    let message = format!(
+        "{name}: {}: {}",
+        status.name().unwrap_or_default().to_string_lossy(),
+        failure.message
+    );
     let wanted = match settings().log() {
         Log::Off => false,
         Log::Faults => status == Status::NOT_SUPPORTED,
@@ -73,18 +77,6 @@ impl<T> Out<T> {
             // SAFETY: the caller promises a place for a `T` where it passes no null.
             unsafe { self.0.write_unaligned(value) };
         }
-    }
-
-    /// Writes up to `capacity` results.
-    pub fn set_all(&self, values: impl IntoIterator<Item = T>, capacity: usize) -> Outcome {
-        if self.0.is_null() && capacity > 0 {
-            return Err(null("a result array"));
-        }
-        for (i, value) in values.into_iter().take(capacity).enumerate() {
-            // SAFETY: the caller promises `capacity` places.
-            unsafe { self.0.add(i).write_unaligned(value) };
-        }
-        Ok(())
     }
 }
 
@@ -201,7 +193,10 @@ impl Callback {
         if function.is_none() {
             return Err(null("the function"));
         }
-        Ok(Callback { function, argument: argument.0 })
+        Ok(Callback {
+            function,
+            argument: argument.0,
+        })
     }
 
     /// Calls it.

@@ -44,7 +44,11 @@ thread_local! {
 
 impl Context {
     /// A new context on `device`.
-    pub fn create(device: &Arc<Device>, config: &DeviceConfig, flags: u32) -> Outcome<Arc<Context>> {
+    pub fn create(
+        device: &Arc<Device>,
+        config: &DeviceConfig,
+        flags: u32,
+    ) -> Outcome<Arc<Context>> {
         // The memory reserves up to four times its capacity of addresses.
         let span = (4 * config.memory).next_power_of_two().max(1 << 32);
         let memory = Memory::new(MemoryConfig {
@@ -73,13 +77,17 @@ impl Context {
 
     /// The context behind a handle.
     pub fn find(handle: usize) -> Outcome<Arc<Context>> {
-        CONTEXTS.get(handle).ok_or_else(|| Status::CONTEXT_IS_DESTROYED.because("no such context, or no more"))
+        CONTEXTS
+            .get(handle)
+            .ok_or_else(|| Status::CONTEXT_IS_DESTROYED.because("no such context, or no more"))
     }
 
     /// The context that is current on this thread, dead or alive.
     pub fn current() -> Outcome<Arc<Context>> {
         let handle = CURRENT.with_borrow(|stack| stack.last().copied());
-        Context::find(handle.ok_or_else(|| Status::INVALID_CONTEXT.because("no context is current on this thread"))?)
+        Context::find(handle.ok_or_else(|| {
+            Status::INVALID_CONTEXT.because("no context is current on this thread")
+        })?)
     }
 
     /// The current context, if no kernel has failed in it.
@@ -91,7 +99,9 @@ impl Context {
 
     /// The failure that killed it, if one did.
     pub fn check(&self) -> Outcome {
-        self.fault.get().map_or(Ok(()), |failure| Err(failure.clone()))
+        self.fault
+            .get()
+            .map_or(Ok(()), |failure| Err(failure.clone()))
     }
 
     /// Kills it: every call from now on gives this failure, as after a fault on a real GPU.
@@ -110,13 +120,19 @@ impl Context {
             0 | 1 => Ok(streams.legacy.clone()),
             2 => {
                 let fresh = || Stream::new(Arc::downgrade(self), self.handle, Kind::Blocking);
-                let stream = streams.per_thread.entry(std::thread::current().id()).or_insert_with(fresh).clone();
+                let stream = streams
+                    .per_thread
+                    .entry(std::thread::current().id())
+                    .or_insert_with(fresh)
+                    .clone();
                 if !streams.others.iter().any(|s| Arc::ptr_eq(s, &stream)) {
                     streams.others.push(stream.clone());
                 }
                 Ok(stream)
             }
-            _ => STREAMS.get(handle).ok_or_else(|| Status::INVALID_HANDLE.because("no such stream")),
+            _ => STREAMS
+                .get(handle)
+                .ok_or_else(|| Status::INVALID_HANDLE.because("no such stream")),
         }
     }
 
@@ -160,7 +176,12 @@ impl Context {
     /// Waits for everything that was given to its streams.
     pub fn finish(&self) {
         let streams = self.streams();
-        let all: Vec<Arc<Stream>> = streams.others.iter().chain([&streams.legacy]).cloned().collect();
+        let all: Vec<Arc<Stream>> = streams
+            .others
+            .iter()
+            .chain([&streams.legacy])
+            .cloned()
+            .collect();
         drop(streams);
         for stream in all {
             stream.finish();
@@ -177,7 +198,11 @@ impl Context {
         forget_pinned(self.handle);
         FUNCTIONS.retain(|x| x.module.context.handle != self.handle);
         let streams = self.streams();
-        streams.others.iter().chain([&streams.legacy]).for_each(|stream| stream.close());
+        streams
+            .others
+            .iter()
+            .chain([&streams.legacy])
+            .for_each(|stream| stream.close());
     }
 }
 
@@ -203,7 +228,13 @@ pub extern "C" fn cuCtxCreate_v2(context: Out<usize>, flags: u32, device: i32) -
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuCtxCreate_v3(context: Out<usize>, _affinity: Host, count: i32, flags: u32, device: i32) -> Status {
+pub extern "C" fn cuCtxCreate_v3(
+    context: Out<usize>,
+    _affinity: Host,
+    count: i32,
+    flags: u32,
+    device: i32,
+) -> Status {
     call("cuCtxCreate_v3", || match count {
         0 => create(&context, flags, device),
         _ => Err(Status::UNSUPPORTED_EXEC_AFFINITY.into()),
@@ -211,7 +242,12 @@ pub extern "C" fn cuCtxCreate_v3(context: Out<usize>, _affinity: Host, count: i3
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuCtxCreate_v4(context: Out<usize>, parameters: In<[usize; 3]>, flags: u32, device: i32) -> Status {
+pub extern "C" fn cuCtxCreate_v4(
+    context: Out<usize>,
+    parameters: In<[usize; 3]>,
+    flags: u32,
+    device: i32,
+) -> Status {
     call("cuCtxCreate_v4", || {
         // { exec affinities, their number, CIG parameters }
         if !parameters.is_null() && parameters.get(0)? != [0; 3] {
@@ -225,7 +261,7 @@ pub extern "C" fn cuCtxCreate_v4(context: Out<usize>, parameters: In<[usize; 3]>
 pub extern "C" fn cuCtxDestroy_v2(context: usize) -> Status {
     call("cuCtxDestroy_v2", || {
         Context::find(context)?.destroy();
-        CURRENT.with_borrow_mut(|stack| drop(stack.pop_if(|top| *top == context)));
+        CURRENT.with_borrow_mut(|stack| stack.pop_if(|top| *top == context));
         Ok(())
     })
 }
@@ -261,17 +297,23 @@ pub extern "C" fn cuCtxSetCurrent(context: usize) -> Status {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuCtxGetCurrent(context: Out<usize>) -> Status {
-    call("cuCtxGetCurrent", || context.set(CURRENT.with_borrow(|stack| stack.last().copied().unwrap_or(0))))
+    call("cuCtxGetCurrent", || {
+        context.set(CURRENT.with_borrow(|stack| stack.last().copied().unwrap_or(0)))
+    })
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuCtxGetDevice(device: Out<i32>) -> Status {
-    call("cuCtxGetDevice", || device.set(Context::current()?.device.ordinal))
+    call("cuCtxGetDevice", || {
+        device.set(Context::current()?.device.ordinal)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuCtxGetFlags(flags: Out<u32>) -> Status {
-    call("cuCtxGetFlags", || flags.set(Context::current()?.flags.load(Ordering::Relaxed)))
+    call("cuCtxGetFlags", || {
+        flags.set(Context::current()?.flags.load(Ordering::Relaxed))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -285,7 +327,11 @@ pub extern "C" fn cuCtxSetFlags(flags: u32) -> Status {
 #[unsafe(no_mangle)]
 pub extern "C" fn cuCtxGetId(context: usize, id: Out<u64>) -> Status {
     call("cuCtxGetId", || {
-        let context = if context == 0 { Context::current()? } else { Context::find(context)? };
+        let context = if context == 0 {
+            Context::current()?
+        } else {
+            Context::find(context)?
+        };
         id.set(context.handle as u64)
     })
 }
@@ -313,7 +359,10 @@ pub extern "C" fn cuCtxSynchronize() -> Status {
 pub extern "C" fn cuCtxGetLimit(value: Out<usize>, limit: u32) -> Status {
     call("cuCtxGetLimit", || {
         let context = Context::current()?;
-        let limit = context.limits.get(limit as usize).ok_or(Status::UNSUPPORTED_LIMIT)?;
+        let limit = context
+            .limits
+            .get(limit as usize)
+            .ok_or(Status::UNSUPPORTED_LIMIT)?;
         value.set(limit.load(Ordering::Relaxed))
     })
 }
@@ -322,7 +371,10 @@ pub extern "C" fn cuCtxGetLimit(value: Out<usize>, limit: u32) -> Status {
 pub extern "C" fn cuCtxSetLimit(limit: u32, value: usize) -> Status {
     call("cuCtxSetLimit", || {
         let context = Context::live()?;
-        let limit = context.limits.get(limit as usize).ok_or(Status::UNSUPPORTED_LIMIT)?;
+        let limit = context
+            .limits
+            .get(limit as usize)
+            .ok_or(Status::UNSUPPORTED_LIMIT)?;
         limit.store(value, Ordering::Relaxed);
         Ok(())
     })

@@ -71,16 +71,26 @@ impl Device {
     pub fn find(ordinal: i32) -> Outcome<Arc<Device>> {
         let devices = all();
         let slot = usize::try_from(ordinal).ok().and_then(|i| devices.get(i));
-        slot.map(|slot| slot.device.clone())
-            .ok_or_else(|| Status::INVALID_DEVICE.because(format!("there are {} devices, and no number {ordinal}", devices.len())))
+        slot.map(|slot| slot.device.clone()).ok_or_else(|| {
+            Status::INVALID_DEVICE.because(format!(
+                "there are {} devices, and no number {ordinal}",
+                devices.len()
+            ))
+        })
     }
 
     /// Adds a device, in the place of one that was given back if there is one.
     pub fn create(config: DeviceConfig) -> Arc<Device> {
         let mut devices = all();
-        let place = devices.iter().position(|slot| slot.vacant).unwrap_or(devices.len());
+        let place = devices
+            .iter()
+            .position(|slot| slot.vacant)
+            .unwrap_or(devices.len());
         let device = Device::new(place, config);
-        let slot = Slot { device: device.clone(), vacant: false };
+        let slot = Slot {
+            device: device.clone(),
+            vacant: false,
+        };
         match devices.get_mut(place) {
             Some(old) => *old = slot,
             None => devices.push(slot),
@@ -161,7 +171,10 @@ impl Device {
 fn all() -> std::sync::RwLockWriteGuard<'static, Vec<Slot>> {
     let mut devices = DEVICES.write().unwrap_or_else(PoisonError::into_inner);
     if devices.is_empty() {
-        let fresh = |i| Slot { device: Device::new(i, settings().device), vacant: false };
+        let fresh = |i| Slot {
+            device: Device::new(i, settings().device),
+            vacant: false,
+        };
         devices.extend((0..settings().devices).map(fresh));
     }
     devices
@@ -212,26 +225,38 @@ pub extern "C" fn cuDeviceGet(device: Out<i32>, ordinal: i32) -> Status {
 #[unsafe(no_mangle)]
 pub extern "C" fn cuDeviceGetName(name: Host, capacity: i32, device: i32) -> Status {
     call("cuDeviceGetName", || {
-        let Architecture { like, capability, .. } = Device::get(device)?.architecture();
-        name.write_text(&format!("deltaw emulated {like} (sm_{capability})"), capacity.max(0) as usize)?;
+        let Architecture {
+            like, capability, ..
+        } = Device::get(device)?.architecture();
+        name.write_text(
+            &format!("deltaw emulated {like} (sm_{capability})"),
+            capacity.max(0) as usize,
+        )?;
         Ok(())
     })
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuDeviceGetUuid(target: Out<[u8; 16]>, device: i32) -> Status {
-    call("cuDeviceGetUuid", || target.set(uuid(Device::get(device)?.ordinal)))
+    call("cuDeviceGetUuid", || {
+        target.set(uuid(Device::get(device)?.ordinal))
+    })
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuDeviceGetUuid_v2(target: Out<[u8; 16]>, device: i32) -> Status {
-    call("cuDeviceGetUuid_v2", || target.set(uuid(Device::get(device)?.ordinal)))
+    call("cuDeviceGetUuid_v2", || {
+        target.set(uuid(Device::get(device)?.ordinal))
+    })
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuDeviceGetPCIBusId(target: Host, capacity: i32, device: i32) -> Status {
     call("cuDeviceGetPCIBusId", || {
-        target.write_text(&bus_id(Device::get(device)?.ordinal), capacity.max(0) as usize)?;
+        target.write_text(
+            &bus_id(Device::get(device)?.ordinal),
+            capacity.max(0) as usize,
+        )?;
         Ok(())
     })
 }
@@ -242,13 +267,17 @@ pub extern "C" fn cuDeviceGetByPCIBusId(device: Out<i32>, id: Text) -> Status {
         let id = id.text()?;
         let count = all().len() as i32;
         let found = (0..count).find(|&ordinal| bus_id(ordinal) == id.to_lowercase());
-        device.set(found.ok_or_else(|| Status::INVALID_DEVICE.because(format!("no device at `{id}`")))?)
+        device.set(
+            found.ok_or_else(|| Status::INVALID_DEVICE.because(format!("no device at `{id}`")))?,
+        )
     })
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuDeviceTotalMem_v2(bytes: Out<usize>, device: i32) -> Status {
-    call("cuDeviceTotalMem_v2", || bytes.set(Device::get(device)?.config().memory as usize))
+    call("cuDeviceTotalMem_v2", || {
+        bytes.set(Device::get(device)?.config().memory as usize)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -266,7 +295,11 @@ pub extern "C" fn cuDeviceGetAttribute(value: Out<i32>, attribute: u32, device: 
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuDeviceComputeCapability(major: Out<i32>, minor: Out<i32>, device: i32) -> Status {
+pub extern "C" fn cuDeviceComputeCapability(
+    major: Out<i32>,
+    minor: Out<i32>,
+    device: i32,
+) -> Status {
     call("cuDeviceComputeCapability", || {
         let capability = Device::get(device)?.architecture().capability as i32;
         major.set(capability / 10)?;
@@ -277,19 +310,25 @@ pub extern "C" fn cuDeviceComputeCapability(major: Out<i32>, minor: Out<i32>, de
 #[unsafe(no_mangle)]
 pub extern "C" fn cuDeviceCanAccessPeer(can: Out<i32>, device: i32, peer: i32) -> Status {
     call("cuDeviceCanAccessPeer", || {
-        (Device::get(device)?, Device::get(peer)?);
+        for ordinal in [device, peer] {
+            Device::get(ordinal)?;
+        }
         can.set(0)
     })
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuDevicePrimaryCtxRetain(context: Out<usize>, device: i32) -> Status {
-    call("cuDevicePrimaryCtxRetain", || context.set(Device::get(device)?.retain()?))
+    call("cuDevicePrimaryCtxRetain", || {
+        context.set(Device::get(device)?.retain()?)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuDevicePrimaryCtxRelease_v2(device: i32) -> Status {
-    call("cuDevicePrimaryCtxRelease_v2", || Device::get(device)?.release_primary())
+    call("cuDevicePrimaryCtxRelease_v2", || {
+        Device::get(device)?.release_primary()
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -309,7 +348,11 @@ pub extern "C" fn cuDevicePrimaryCtxSetFlags_v2(device: i32, flags: u32) -> Stat
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuDevicePrimaryCtxGetState(device: i32, flags: Out<u32>, active: Out<i32>) -> Status {
+pub extern "C" fn cuDevicePrimaryCtxGetState(
+    device: i32,
+    flags: Out<u32>,
+    active: Out<i32>,
+) -> Status {
     call("cuDevicePrimaryCtxGetState", || {
         let device = Device::get(device)?;
         let primary = device.primary();
@@ -324,8 +367,11 @@ pub extern "C" fn deltaw_device_create(capability: u32, memory: u64, ordinal: Ou
     call("deltaw_device_create", || {
         let mut config = settings().device;
         if capability != 0 {
-            let unknown = || Status::INVALID_VALUE.because(format!("no architecture sm_{capability}"));
-            config.capability = architecture::find(capability).ok_or_else(unknown)?.capability;
+            let unknown =
+                || Status::INVALID_VALUE.because(format!("no architecture sm_{capability}"));
+            config.capability = architecture::find(capability)
+                .ok_or_else(unknown)?
+                .capability;
         }
         if memory != 0 {
             config.memory = memory;
@@ -360,5 +406,7 @@ pub extern "C" fn deltaw_checks(ordinal: i32, mask: u32) -> Status {
 /// Sets the number of warp instructions after which a block counts as hung.
 #[unsafe(no_mangle)]
 pub extern "C" fn deltaw_instruction_limit(ordinal: i32, limit: u64) -> Status {
-    call("deltaw_instruction_limit", || Device::find(ordinal)?.configure(|config| config.instruction_limit = limit))
+    call("deltaw_instruction_limit", || {
+        Device::find(ordinal)?.configure(|config| config.instruction_limit = limit)
+    })
 }

@@ -29,7 +29,9 @@ pub static EVENTS: Table<Event> = Table::new();
 impl Event {
     /// The event behind a handle.
     pub fn find(handle: usize) -> Outcome<Arc<Event>> {
-        EVENTS.get(handle).ok_or_else(|| Status::INVALID_HANDLE.because("no such event"))
+        EVENTS
+            .get(handle)
+            .ok_or_else(|| Status::INVALID_HANDLE.because("no such event"))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -55,7 +57,10 @@ impl Event {
     pub fn wait(&self, recording: u64) {
         let mut state = self.state();
         while state.reached < recording {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -63,8 +68,12 @@ impl Event {
     fn time(&self) -> Outcome<Instant> {
         let state = self.state();
         match state.at {
-            _ if !self.timed => Err(Status::INVALID_HANDLE.because("the event was made without timing")),
-            None if state.recorded == 0 => Err(Status::INVALID_HANDLE.because("the event was never recorded")),
+            _ if !self.timed => {
+                Err(Status::INVALID_HANDLE.because("the event was made without timing"))
+            }
+            None if state.recorded == 0 => {
+                Err(Status::INVALID_HANDLE.because("the event was never recorded"))
+            }
             Some(at) if state.reached == state.recorded => Ok(at),
             _ => Err(Status::NOT_READY.into()),
         }
@@ -75,7 +84,9 @@ fn record(event: usize, stream: usize) -> Outcome {
     let (context, stream) = resolve(stream)?;
     let event = Event::find(event)?;
     if event.context_handle != context.handle {
-        return Err(Status::INVALID_HANDLE.because("the event belongs to another context than the stream"));
+        return Err(
+            Status::INVALID_HANDLE.because("the event belongs to another context than the stream")
+        );
     }
     // Locked until the work is queued: whoever sees the recording may wait for it in the same stream.
     let mut state = event.state();
@@ -116,7 +127,10 @@ pub extern "C" fn cuEventCreate(event: Out<usize>, flags: u32) -> Status {
 #[unsafe(no_mangle)]
 pub extern "C" fn cuEventDestroy_v2(event: usize) -> Status {
     call("cuEventDestroy_v2", || {
-        EVENTS.remove(event).map(drop).ok_or_else(|| Status::INVALID_HANDLE.because("no such event"))
+        EVENTS
+            .remove(event)
+            .map(drop)
+            .ok_or_else(|| Status::INVALID_HANDLE.because("no such event"))
     })
 }
 
@@ -138,7 +152,9 @@ pub extern "C" fn cuEventQuery(event: usize) -> Status {
     call("cuEventQuery", || {
         let event = Event::find(event)?;
         Context::live()?;
-        event.recording().map_or(Ok(()), |_| Err(Status::NOT_READY.into()))
+        event
+            .recording()
+            .map_or(Ok(()), |_| Err(Status::NOT_READY.into()))
     })
 }
 
@@ -159,6 +175,12 @@ pub extern "C" fn cuEventElapsedTime(milliseconds: Out<f32>, start: usize, end: 
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuEventElapsedTime_v2(milliseconds: Out<f32>, start: usize, end: usize) -> Status {
-    call("cuEventElapsedTime_v2", || elapsed(&milliseconds, start, end))
+pub extern "C" fn cuEventElapsedTime_v2(
+    milliseconds: Out<f32>,
+    start: usize,
+    end: usize,
+) -> Status {
+    call("cuEventElapsedTime_v2", || {
+        elapsed(&milliseconds, start, end)
+    })
 }

@@ -22,19 +22,32 @@ impl<T> Table<T> {
     }
 
     pub fn insert(&self, handle: usize, value: Arc<T>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(handle, value);
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(handle, value);
     }
 
     pub fn get(&self, handle: usize) -> Option<Arc<T>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&handle).cloned()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&handle)
+            .cloned()
     }
 
     pub fn remove(&self, handle: usize) -> Option<Arc<T>> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&handle)
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&handle)
     }
 
     /// Drops the objects that `keep` refuses.
     pub fn retain(&self, keep: impl Fn(&T) -> bool) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).retain(|_, value| keep(value));
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|_, value| keep(value));
     }
 }

@@ -54,8 +54,20 @@ impl Arguments {
             match self.extra.get(i)?.address() {
                 0 => break,
                 1 => packed = Some(self.extra.get(i + 1)?),
-                2 => size = Some(usize::from_ne_bytes(self.extra.get(i + 1)?.read(size_of::<usize>())?.try_into().expect("a usize"))),
-                option => return Err(Status::INVALID_VALUE.because(format!("no extra launch option {option}"))),
+                2 => {
+                    size = Some(usize::from_ne_bytes(
+                        self.extra
+                            .get(i + 1)?
+                            .read(size_of::<usize>())?
+                            .try_into()
+                            .expect("a usize"),
+                    ))
+                }
+                option => {
+                    return Err(
+                        Status::INVALID_VALUE.because(format!("no extra launch option {option}"))
+                    );
+                }
             }
         }
         match (packed, size) {
@@ -83,15 +95,23 @@ impl Shape {
         let name = &declaration.name;
         let refuse = |why: String| Err(Status::INVALID_VALUE.because(format!("{name}: {why}")));
         let ([gx, gy, gz], [bx, by, bz]) = (self.grid, self.block);
-        if [gx, gy, gz, bx, by, bz].contains(&0) || gx > i32::MAX as u32 || gy > 65535 || gz > 65535 {
-            return refuse(format!("a grid of {gx}×{gy}×{gz} blocks of {bx}×{by}×{bz} threads"));
+        if [gx, gy, gz, bx, by, bz].contains(&0) || gx > i32::MAX as u32 || gy > 65535 || gz > 65535
+        {
+            return refuse(format!(
+                "a grid of {gx}×{gy}×{gz} blocks of {bx}×{by}×{bz} threads"
+            ));
         }
         let threads = u64::from(bx) * u64::from(by) * u64::from(bz);
         if bx > 1024 || by > 1024 || bz > 64 || threads > u64::from(function.max_threads()) {
-            return refuse(format!("a block of {bx}×{by}×{bz} threads, at most {}", function.max_threads()));
+            return refuse(format!(
+                "a block of {bx}×{by}×{bz} threads, at most {}",
+                function.max_threads()
+            ));
         }
         if let Some(required) = declaration.required_threads.filter(|&r| r != self.block) {
-            return refuse(format!("a block of {bx}×{by}×{bz} threads, and .reqntid asks for {required:?}"));
+            return refuse(format!(
+                "a block of {bx}×{by}×{bz} threads, and .reqntid asks for {required:?}"
+            ));
         }
         let most = function.max_dynamic_shared.load(Ordering::Relaxed);
         if self.shared > most {
@@ -111,7 +131,8 @@ impl Shape {
         let stream = self.stream;
         enqueue_launch(stream, move |context| {
             if !Arc::ptr_eq(&function.module.context.device, &context.device) {
-                return Err(Status::INVALID_HANDLE.because("the function belongs to another context than the stream"));
+                return Err(Status::INVALID_HANDLE
+                    .because("the function belongs to another context than the stream"));
             }
             self.run(&function, &params)
         })
@@ -122,11 +143,23 @@ impl Shape {
         let device = &context.device;
         let settings = device.config();
         if settings.checks.memory && !context.memory.config().shadow {
-            return Err(Status::NOT_PERMITTED.because("memory checks in a context that was made without them"));
+            return Err(Status::NOT_PERMITTED
+                .because("memory checks in a context that was made without them"));
         }
-        let config = LaunchConfig { grid: self.grid, block: self.block, dynamic_shared: self.shared, params };
+        let config = LaunchConfig {
+            grid: self.grid,
+            block: self.block,
+            dynamic_shared: self.shared,
+            params,
+        };
         let start = Instant::now();
-        let outcome = exec::launch(&function.kernel, &config, &context.memory, &settings.checks, settings.instruction_limit);
+        let outcome = exec::launch(
+            &function.kernel,
+            &config,
+            &context.memory,
+            &settings.checks,
+            settings.instruction_limit,
+        );
         let seconds = start.elapsed().as_secs_f64();
         let declaration = function.kernel.function();
         match outcome {
@@ -134,13 +167,23 @@ impl Shape {
                 if settings.checks.counters {
                     let (grid, block, kernel) = (self.grid, self.block, declaration.name.clone());
                     let shared = self.shared + declaration.static_shared;
-                    device.report.launched(Launch { kernel, grid, block, shared, seconds, counters });
+                    device.report.launched(Launch {
+                        kernel,
+                        grid,
+                        block,
+                        shared,
+                        seconds,
+                        counters,
+                    });
                 }
                 Ok(())
             }
             Err(fault) => {
                 device.report.failed(&fault);
-                Err(Failure { status: Status::from(&fault), message: fault.to_string() })
+                Err(Failure {
+                    status: Status::from(&fault),
+                    message: fault.to_string(),
+                })
             }
         }
     }
@@ -161,7 +204,12 @@ pub extern "C" fn cuLaunchKernel(
     extra: In<Host>,
 ) -> Status {
     call("cuLaunchKernel", || {
-        let shape = Shape { grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z], shared, stream };
+        let shape = Shape {
+            grid: [grid_x, grid_y, grid_z],
+            block: [block_x, block_y, block_z],
+            shared,
+            stream,
+        };
         shape.launch(function, &Arguments { pointers, extra })
     })
 }
@@ -186,31 +234,52 @@ struct Attribute {
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuLaunchKernelEx(config: In<LaunchConfigEx>, function: usize, pointers: In<Host>, extra: In<Host>) -> Status {
+pub extern "C" fn cuLaunchKernelEx(
+    config: In<LaunchConfigEx>,
+    function: usize,
+    pointers: In<Host>,
+    extra: In<Host>,
+) -> Status {
     call("cuLaunchKernelEx", || {
         let config = config.get(0)?;
-        let attributes = config.attributes.read(config.count as usize * size_of::<Attribute>())?;
+        let attributes = config
+            .attributes
+            .read(config.count as usize * size_of::<Attribute>())?;
         for attribute in attributes.chunks_exact(size_of::<Attribute>()) {
-            let word = |at: usize| u32::from_ne_bytes(attribute[at..at + 4].try_into().expect("four bytes"));
+            let word = |at: usize| {
+                u32::from_ne_bytes(attribute[at..at + 4].try_into().expect("four bytes"))
+            };
             let allowed = match word(0) {
                 // Hints: nothing, access policy, synchronisation policy, cluster scheduling, priority, carveout.
                 0 | 1 | 3 | 5 | 8 | 14 => true,
-                2 | 6 => word(8) == 0,                               // cooperative; programmatic serialisation
-                4 => [word(8), word(12), word(16)] == [1, 1, 1],     // cluster size
+                2 | 6 => word(8) == 0, // cooperative; programmatic serialisation
+                4 => [word(8), word(12), word(16)] == [1, 1, 1], // cluster size
                 _ => false,
             };
             if !allowed {
                 return Err(Status::NOT_SUPPORTED.because(format!("launch attribute {}", word(0))));
             }
         }
-        let shape = Shape { grid: config.grid, block: config.block, shared: config.shared, stream: config.stream };
+        let shape = Shape {
+            grid: config.grid,
+            block: config.block,
+            shared: config.shared,
+            stream: config.stream,
+        };
         shape.launch(function, &Arguments { pointers, extra })
     })
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks: Out<i32>, function: usize, threads: i32, shared: usize) -> Status {
-    call("cuOccupancyMaxActiveBlocksPerMultiprocessor", || blocks.set(resident(&*Function::find(function)?, threads, shared)? as i32))
+pub extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
+    blocks: Out<i32>,
+    function: usize,
+    threads: i32,
+    shared: usize,
+) -> Status {
+    call("cuOccupancyMaxActiveBlocksPerMultiprocessor", || {
+        blocks.set(resident(&*Function::find(function)?, threads, shared)? as i32)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -221,33 +290,56 @@ pub extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
     shared: usize,
     _flags: u32,
 ) -> Status {
-    call("cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags", || {
-        blocks.set(resident(&*Function::find(function)?, threads, shared)? as i32)
-    })
+    call(
+        "cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags",
+        || blocks.set(resident(&*Function::find(function)?, threads, shared)? as i32),
+    )
 }
 
 fn resident(function: &Function, threads: i32, shared: usize) -> Outcome<u32> {
-    let threads = u32::try_from(threads).map_err(|_| Status::INVALID_VALUE.because("a negative block size"))?;
+    let threads = u32::try_from(threads)
+        .map_err(|_| Status::INVALID_VALUE.because("a negative block size"))?;
     let shared = shared.saturating_add(function.kernel.function().static_shared as usize);
     if threads > function.max_threads() {
         return Ok(0);
     }
     let shared = u32::try_from(shared).unwrap_or(u32::MAX);
-    Ok(function.module.context.device.architecture().resident_blocks(threads, shared))
+    Ok(function
+        .module
+        .context
+        .device
+        .architecture()
+        .resident_blocks(threads, shared))
 }
 
 /// The block size with the most resident threads (the largest of several), and the blocks that fill the device.
-fn best_block(function: &Function, shared: impl Fn(u32) -> usize, limit: i32) -> Outcome<(u32, u32)> {
+fn best_block(
+    function: &Function,
+    shared: impl Fn(u32) -> usize,
+    limit: i32,
+) -> Outcome<(u32, u32)> {
     let most = match u32::try_from(limit) {
         Ok(limit @ 1..) => limit.min(function.max_threads()),
         _ => function.max_threads(),
     };
     let mut best = (0, 0, 0);
-    for threads in (32..=most.next_multiple_of(32)).step_by(32).map(|t| t.min(most)) {
+    for threads in (32..=most.next_multiple_of(32))
+        .step_by(32)
+        .map(|t| t.min(most))
+    {
         let blocks = resident(function, threads as i32, shared(threads))?;
         best = best.max((blocks * threads, threads, blocks));
     }
-    Ok((best.1, best.2 * function.module.context.device.architecture().multiprocessors))
+    Ok((
+        best.1,
+        best.2
+            * function
+                .module
+                .context
+                .device
+                .architecture()
+                .multiprocessors,
+    ))
 }
 
 #[unsafe(no_mangle)]
@@ -268,16 +360,27 @@ pub extern "C" fn cuOccupancyMaxPotentialBlockSize(
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuOccupancyAvailableDynamicSMemPerBlock(bytes: Out<usize>, function: usize, blocks: i32, threads: i32) -> Status {
+pub extern "C" fn cuOccupancyAvailableDynamicSMemPerBlock(
+    bytes: Out<usize>,
+    function: usize,
+    blocks: i32,
+    threads: i32,
+) -> Status {
     call("cuOccupancyAvailableDynamicSMemPerBlock", || {
         let function = Function::find(function)?;
         let most = function.max_dynamic_shared.load(Ordering::Relaxed);
-        let fits = |shared: u32| Ok::<_, Failure>(resident(&function, threads, shared as usize)? >= blocks.max(0) as u32);
+        let fits = |shared: u32| {
+            Ok::<_, Failure>(resident(&function, threads, shared as usize)? >= blocks.max(0) as u32)
+        };
         // The largest amount that leaves room for the blocks: more memory never makes more blocks fit.
         let (mut low, mut high) = (0, most + 1);
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            if fits(middle)? { low = middle } else { high = middle }
+            if fits(middle)? {
+                low = middle
+            } else {
+                high = middle
+            }
         }
         bytes.set(low as usize)
     })

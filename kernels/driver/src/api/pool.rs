@@ -25,18 +25,29 @@ fn default_pool(device: i32) -> Outcome<usize> {
     let ordinal = Device::get(device)?.ordinal;
     let handle = 0x100 + ordinal as usize;
     if POOLS.get(handle).is_none() {
-        POOLS.insert(handle, Arc::new(Pool { ordinal, default: true, release_threshold: AtomicUsize::new(0) }));
+        POOLS.insert(
+            handle,
+            Arc::new(Pool {
+                ordinal,
+                default: true,
+                release_threshold: AtomicUsize::new(0),
+            }),
+        );
     }
     Ok(handle)
 }
 
 fn find(pool: usize) -> Outcome<Arc<Pool>> {
-    POOLS.get(pool).ok_or_else(|| Status::INVALID_VALUE.because("no such memory pool"))
+    POOLS
+        .get(pool)
+        .ok_or_else(|| Status::INVALID_VALUE.because("no such memory pool"))
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuDeviceGetDefaultMemPool(pool: Out<usize>, device: i32) -> Status {
-    call("cuDeviceGetDefaultMemPool", || pool.set(default_pool(device)?))
+    call("cuDeviceGetDefaultMemPool", || {
+        pool.set(default_pool(device)?)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -49,13 +60,23 @@ pub extern "C" fn cuMemPoolCreate(pool: Out<usize>, properties: Host) -> Status 
     call("cuMemPoolCreate", || {
         // CUmemPoolProps: allocation type, handle types, { location type, ordinal }, ...
         let bytes = properties.read(16)?;
-        let word = |i: usize| i32::from_ne_bytes(bytes[4 * i..4 * i + 4].try_into().expect("four bytes"));
+        let word =
+            |i: usize| i32::from_ne_bytes(bytes[4 * i..4 * i + 4].try_into().expect("four bytes"));
         if (word(0), word(1), word(2)) != (1, 0, 1) {
-            return Err(Status::NOT_SUPPORTED.because("pools other than of pinned, unshared device memory"));
+            return Err(
+                Status::NOT_SUPPORTED.because("pools other than of pinned, unshared device memory")
+            );
         }
         let ordinal = Device::get(word(3))?.ordinal;
         let handle = fresh();
-        POOLS.insert(handle, Arc::new(Pool { ordinal, default: false, release_threshold: AtomicUsize::new(0) }));
+        POOLS.insert(
+            handle,
+            Arc::new(Pool {
+                ordinal,
+                default: false,
+                release_threshold: AtomicUsize::new(0),
+            }),
+        );
         pool.set(handle)
     })
 }
@@ -89,9 +110,16 @@ pub extern "C" fn cuMemPoolGetAttribute(pool: usize, attribute: u32, value: Host
         match attribute {
             // Reuse policies: freed memory is reused in stream order, never earlier.
             1..=3 => value.write(4)?.copy_from_slice(&1u32.to_ne_bytes()),
-            4 => value.write(8)?.copy_from_slice(&(pool.release_threshold.load(Ordering::Relaxed) as u64).to_ne_bytes()),
+            4 => value.write(8)?.copy_from_slice(
+                &(pool.release_threshold.load(Ordering::Relaxed) as u64).to_ne_bytes(),
+            ),
             5 | 7 => value.write(8)?.copy_from_slice(&used()?.to_ne_bytes()),
-            _ => return Err(Status::NOT_SUPPORTED.because(format!("pool attribute {attribute} of device {}", pool.ordinal))),
+            _ => {
+                return Err(Status::NOT_SUPPORTED.because(format!(
+                    "pool attribute {attribute} of device {}",
+                    pool.ordinal
+                )));
+            }
         }
         Ok(())
     })
@@ -105,16 +133,26 @@ pub extern "C" fn cuMemPoolSetAttribute(pool: usize, attribute: u32, value: Host
             1..=3 => {}
             4 => {
                 let bytes = value.read(8)?.try_into().expect("eight bytes");
-                pool.release_threshold.store(u64::from_ne_bytes(bytes) as usize, Ordering::Relaxed);
+                pool.release_threshold
+                    .store(u64::from_ne_bytes(bytes) as usize, Ordering::Relaxed);
             }
-            _ => return Err(Status::NOT_SUPPORTED.because(format!("setting pool attribute {attribute}"))),
+            _ => {
+                return Err(
+                    Status::NOT_SUPPORTED.because(format!("setting pool attribute {attribute}"))
+                );
+            }
         }
         Ok(())
     })
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuMemAllocFromPoolAsync(address: Out<u64>, bytes: usize, pool: usize, stream: usize) -> Status {
+pub extern "C" fn cuMemAllocFromPoolAsync(
+    address: Out<u64>,
+    bytes: usize,
+    pool: usize,
+    stream: usize,
+) -> Status {
     call("cuMemAllocFromPoolAsync", || {
         find(pool)?;
         allocate_async(&address, bytes, stream)

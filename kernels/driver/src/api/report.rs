@@ -75,7 +75,12 @@ fn json(value: &impl Serialize) -> Outcome<String> {
 
 /// The launches on a device since they were last cleared: a JSON array, the oldest first.
 #[unsafe(no_mangle)]
-pub extern "C" fn deltaw_launches(ordinal: i32, buffer: Host, capacity: usize, length: Out<usize>) -> Status {
+pub extern "C" fn deltaw_launches(
+    ordinal: i32,
+    buffer: Host,
+    capacity: usize,
+    length: Out<usize>,
+) -> Status {
     call("deltaw_launches", || {
         let device = Device::find(ordinal)?;
         let text = json(&device.report.contents().launches)?;
@@ -94,7 +99,12 @@ pub extern "C" fn deltaw_clear(ordinal: i32) -> Status {
 
 /// The last fault on a device as a JSON object, or `null`.
 #[unsafe(no_mangle)]
-pub extern "C" fn deltaw_last_fault(ordinal: i32, buffer: Host, capacity: usize, length: Out<usize>) -> Status {
+pub extern "C" fn deltaw_last_fault(
+    ordinal: i32,
+    buffer: Host,
+    capacity: usize,
+    length: Out<usize>,
+) -> Status {
     call("deltaw_last_fault", || {
         let device = Device::find(ordinal)?;
         let text = match &device.report.contents().fault {
@@ -117,7 +127,9 @@ pub extern "C" fn deltaw_last_fault(ordinal: i32, buffer: Host, capacity: usize,
 /// What this thread's last failed call wanted, and why it failed.
 #[unsafe(no_mangle)]
 pub extern "C" fn deltaw_last_error(buffer: Host, capacity: usize, length: Out<usize>) -> Status {
-    call("deltaw_last_error", || last_message(|message| hand_out(&message.to_string_lossy(), buffer, capacity, &length)))
+    call("deltaw_last_error", || {
+        last_message(|message| hand_out(&message.to_string_lossy(), buffer, capacity, &length))
+    })
 }
 
 /// What is printed to stderr: 0 nothing, 1 kernel faults and unsupported calls, 2 every failed call.

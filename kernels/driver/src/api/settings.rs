@@ -57,12 +57,20 @@ pub fn settings() -> &'static Settings {
     static SETTINGS: OnceLock<Settings> = OnceLock::new();
     SETTINGS.get_or_init(|| Settings {
         device: DeviceConfig {
-            capability: read("DELTAW_SM", 80, |text| text.parse().ok().filter(|&sm| super::architecture::find(sm).is_some())),
+            capability: read("DELTAW_SM", 80, |text| {
+                text.parse()
+                    .ok()
+                    .filter(|&sm| super::architecture::find(sm).is_some())
+            }),
             memory: read("DELTAW_MEMORY", 8 << 30, bytes),
             checks: read("DELTAW_CHECKS", Checks::ALL, checks),
-            instruction_limit: read("DELTAW_INSTRUCTION_LIMIT", 1 << 36, |text| text.parse().ok()),
+            instruction_limit: read("DELTAW_INSTRUCTION_LIMIT", 1 << 36, |text| {
+                text.parse().ok()
+            }),
         },
-        devices: read("DELTAW_DEVICES", 1, |text| text.parse().ok().filter(|&n| n <= 1024)),
+        devices: read("DELTAW_DEVICES", 1, |text| {
+            text.parse().ok().filter(|&n| n <= 1024)
+        }),
         launch_blocking: read("CUDA_LAUNCH_BLOCKING", false, |text| Some(text != "0")),
         log: AtomicU8::new(read("DELTAW_LOG", Log::Faults, log) as u8),
     })
@@ -73,7 +81,10 @@ fn read<T>(name: &str, default: T, parse: impl Fn(&str) -> Option<T>) -> T {
         return default;
     };
     text.to_str().and_then(parse).unwrap_or_else(|| {
-        eprintln!("deltaw driver: {name}={} is not understood and ignored", text.display());
+        eprintln!(
+            "deltaw driver: {name}={} is not understood and ignored",
+            text.display()
+        );
         default
     })
 }
@@ -96,7 +107,11 @@ fn bytes(text: &str) -> Option<u64> {
         "G" => 1 << 30,
         _ => return None,
     };
-    digits.parse::<u64>().ok()?.checked_mul(unit).filter(|&b| (1 << 20..=1 << 40).contains(&b))
+    digits
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(unit)
+        .filter(|&b| (1 << 20..=1 << 40).contains(&b))
 }
 
 fn checks(text: &str) -> Option<Checks> {
@@ -126,8 +141,18 @@ mod tests {
     fn words_are_understood_or_refused() {
         assert_eq!(bytes("64M"), Some(64 << 20));
         assert_eq!(bytes("2097152"), Some(2 << 20));
-        assert_eq!((bytes("12X"), bytes("9999999G"), bytes("1K"), bytes("")), (None, None, None, None));
-        assert_eq!(checks("memory,races"), Some(Checks { memory: true, races: true, ..Checks::NONE }));
+        assert_eq!(
+            (bytes("12X"), bytes("9999999G"), bytes("1K"), bytes("")),
+            (None, None, None, None)
+        );
+        assert_eq!(
+            checks("memory,races"),
+            Some(Checks {
+                memory: true,
+                races: true,
+                ..Checks::NONE
+            })
+        );
         assert_eq!(checks("memory,rases"), None);
         assert_eq!(checks("none"), Some(Checks::NONE));
     }

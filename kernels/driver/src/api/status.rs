@@ -17,11 +17,17 @@ pub struct Failure {
 impl Status {
     /// This status, explained.
     pub fn because(self, message: impl Into<String>) -> Failure {
-        Failure { status: self, message: message.into() }
+        Failure {
+            status: self,
+            message: message.into(),
+        }
     }
 
     fn entry(self) -> Option<&'static (u32, &'static CStr, &'static CStr)> {
-        TABLE.binary_search_by_key(&self.0, |row| row.0).ok().map(|i| &TABLE[i])
+        TABLE
+            .binary_search_by_key(&self.0, |row| row.0)
+            .ok()
+            .map(|i| &TABLE[i])
     }
 
     /// `CUDA_ERROR_…`, or nothing for a number that is no status.

@@ -78,7 +78,9 @@ impl Stream {
 
     /// The context it belongs to.
     pub fn context(&self) -> Outcome<Arc<Context>> {
-        self.context.upgrade().ok_or_else(|| Status::CONTEXT_IS_DESTROYED.into())
+        self.context
+            .upgrade()
+            .ok_or_else(|| Status::CONTEXT_IS_DESTROYED.into())
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -109,7 +111,10 @@ impl Stream {
     pub fn wait(&self, ticket: u64) {
         let mut queue = self.queue();
         while queue.done < ticket {
-            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = self
+                .changed
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -139,7 +144,10 @@ impl Stream {
                 queue.working = false;
                 return;
             } else {
-                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue = self
+                    .changed
+                    .wait(queue)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
         }
     }
@@ -151,7 +159,9 @@ impl Stream {
                     return;
                 };
                 let outcome = catch_unwind(AssertUnwindSafe(|| work(&context)));
-                if let Err(failure) = outcome.unwrap_or_else(|_| Err(Status::UNKNOWN.because("the driver panicked"))) {
+                if let Err(failure) =
+                    outcome.unwrap_or_else(|_| Err(Status::UNKNOWN.because("the driver panicked")))
+                {
                     context.poison(failure);
                 }
             }
@@ -181,7 +191,10 @@ pub fn enqueue(handle: usize, work: impl FnOnce(&Context) -> Outcome + Send + 's
 }
 
 /// Gives work to a stream and waits for it.
-pub fn enqueue_and_wait(handle: usize, work: impl FnOnce(&Context) -> Outcome + Send + 'static) -> Outcome {
+pub fn enqueue_and_wait(
+    handle: usize,
+    work: impl FnOnce(&Context) -> Outcome + Send + 'static,
+) -> Outcome {
     let (context, stream) = resolve(handle)?;
     let ticket = context.submit(&stream, Op::run(work));
     stream.wait(ticket);
@@ -189,8 +202,15 @@ pub fn enqueue_and_wait(handle: usize, work: impl FnOnce(&Context) -> Outcome + 
 }
 
 /// [`enqueue`], or [`enqueue_and_wait`] where the environment asks for launches that block.
-pub fn enqueue_launch(handle: usize, work: impl FnOnce(&Context) -> Outcome + Send + 'static) -> Outcome {
-    if settings().launch_blocking { enqueue_and_wait(handle, work) } else { enqueue(handle, work) }
+pub fn enqueue_launch(
+    handle: usize,
+    work: impl FnOnce(&Context) -> Outcome + Send + 'static,
+) -> Outcome {
+    if settings().launch_blocking {
+        enqueue_and_wait(handle, work)
+    } else {
+        enqueue(handle, work)
+    }
 }
 
 fn create(target: &Out<usize>, flags: u32) -> Outcome {
@@ -208,7 +228,11 @@ pub extern "C" fn cuStreamCreate(stream: Out<usize>, flags: u32) -> Status {
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuStreamCreateWithPriority(stream: Out<usize>, flags: u32, _priority: i32) -> Status {
+pub extern "C" fn cuStreamCreateWithPriority(
+    stream: Out<usize>,
+    flags: u32,
+    _priority: i32,
+) -> Status {
     // The range of priorities is 0 to 0, to which every other is clamped.
     call("cuStreamCreateWithPriority", || create(&stream, flags))
 }
@@ -216,7 +240,9 @@ pub extern "C" fn cuStreamCreateWithPriority(stream: Out<usize>, flags: u32, _pr
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamDestroy_v2(stream: usize) -> Status {
     call("cuStreamDestroy_v2", || {
-        let stream = STREAMS.get(stream).ok_or_else(|| Status::INVALID_HANDLE.because("no such stream"))?;
+        let stream = STREAMS
+            .get(stream)
+            .ok_or_else(|| Status::INVALID_HANDLE.because("no such stream"))?;
         stream.context()?.remove_stream(&stream);
         Ok(())
     })
@@ -256,7 +282,9 @@ pub extern "C" fn cuStreamWaitEvent(stream: usize, event: usize, _flags: u32) ->
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamGetFlags(stream: usize, flags: Out<u32>) -> Status {
-    call("cuStreamGetFlags", || flags.set(u32::from(resolve(stream)?.1.kind == Kind::NonBlocking)))
+    call("cuStreamGetFlags", || {
+        flags.set(u32::from(resolve(stream)?.1.kind == Kind::NonBlocking))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -286,7 +314,11 @@ pub extern "C" fn cuStreamIsCapturing(stream: usize, capturing: Out<u32>) -> Sta
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuLaunchHostFunc(stream: usize, function: Option<extern "C" fn(*mut u8)>, argument: Host) -> Status {
+pub extern "C" fn cuLaunchHostFunc(
+    stream: usize,
+    function: Option<extern "C" fn(*mut u8)>,
+    argument: Host,
+) -> Status {
     call("cuLaunchHostFunc", || {
         let callback = Callback::new(function, argument)?;
         enqueue(stream, move |_| {
