@@ -125,7 +125,7 @@ impl WeightView {
 struct Updates {
     deltas: Vec<Arc<dyn Delta>>,
     wraps: Vec<Arc<dyn Wrap>>,
-    /// The base before merging, shared with nobody who writes.
+    /// The rows before merging, as they are stored.
     unmerged: Option<Tensor>,
 }
 
@@ -239,6 +239,23 @@ impl Site {
         Ok(&self.view()?.weight)
     }
 
+    /// The module that holds the weight, by its name in the checkpoint: the path, or that of the whole for a part.
+    ///
+    /// # Errors
+    /// It is no linear.
+    pub fn module(&self) -> Result<&str> {
+        let name = self.view()?.weight.name();
+        Ok(name.strip_suffix(".weight").unwrap_or(name))
+    }
+
+    /// Which of the module's outputs are its own: all of them, or a part of a fused matrix.
+    ///
+    /// # Errors
+    /// It is no linear.
+    pub fn rows(&self) -> Result<Range<usize>> {
+        Ok(self.view()?.rows.clone())
+    }
+
     /// The parameter that holds the bias, if there is one.
     pub fn bias(&self) -> Option<&Param> {
         self.0.weight.as_ref()?.bias.as_ref()
@@ -257,26 +274,43 @@ impl Site {
         }
     }
 
-    /// Puts another base weight `[m, n]` in place (PiSSA's residual, a merged weight).
+    /// Puts another base weight `[m, n]` in place (PiSSA's residual, a merged weight), rounded to the stored type.
     ///
     /// # Errors
     /// It is no linear, or another shape.
     pub fn set_weight(&self, value: &Tensor) -> Result<()> {
         let view = self.view()?;
-        value.expect_shape(
-            "set_weight",
-            &self.0.path,
-            &[view.rows.len(), view.in_features],
-        )?;
+        let shape = [view.rows.len(), view.in_features];
+        value.expect_shape("set_weight", &self.0.path, &shape)?;
         no_grad(|| {
             let stored = if view.transposed {
                 value.t()?
             } else {
                 value.clone()
             };
+            self.restore(&stored.converted(view.weight.value().dtype())?)
+        })
+    }
+
+    /// The base as it is stored, `[m, n]`, or `[n, m]` transposed: what [`Site::restore`] takes. Shares storage until the
+    /// parameter changes.
+    ///
+    /// # Errors
+    /// It is no linear.
+    pub fn stored(&self) -> Result<Tensor> {
+        Ok(no_grad(|| self.view()?.stored())?.detach())
+    }
+
+    /// Puts a base back that [`Site::stored`] gave, bit for bit; other rows of a fused matrix stay as they are.
+    ///
+    /// # Errors
+    /// It is no linear, or another shape or type.
+    pub fn restore(&self, stored: &Tensor) -> Result<()> {
+        let view = self.view()?;
+        no_grad(|| {
             let whole = view.weight.value();
             let (axis, end) = (view.axis(), view.rows.end);
-            let mut parts = vec![stored.converted(whole.dtype())?];
+            let mut parts = vec![stored.clone()];
             if view.rows.start > 0 {
                 parts.insert(0, whole.narrow(axis, 0, view.rows.start)?);
             }
@@ -314,6 +348,16 @@ impl Site {
     /// Adds a change of the output.
     pub fn attach_wrap(&self, wrap: Arc<dyn Wrap>) {
         self.updates().wraps.push(wrap);
+    }
+
+    /// Removes one update; a merged base is restored first.
+    ///
+    /// # Errors
+    /// The base cannot be restored.
+    pub fn remove(&self, delta: &Arc<dyn Delta>) -> Result<()> {
+        self.unmerge()?;
+        self.updates().deltas.retain(|d| !Arc::ptr_eq(d, delta));
+        Ok(())
     }
 
     /// Removes all updates; a merged base is restored first.
@@ -422,7 +466,7 @@ impl Site {
         let Some(delta) = no_grad(|| self.delta())? else {
             return Ok(());
         };
-        let base = self.view()?.weight.value();
+        let base = self.stored()?;
         let merged = no_grad(|| {
             self.weight()?
                 .converted(crate::dtype::DType::F32)?
@@ -440,7 +484,7 @@ impl Site {
     pub fn unmerge(&self) -> Result<()> {
         let base = self.updates().unmerged.take();
         match base {
-            Some(base) => self.view()?.weight.set(base),
+            Some(base) => self.restore(&base),
             None => Ok(()),
         }
     }

@@ -1,77 +1,51 @@
-//! LoRA (Hu et al. 2022): `ΔW = (α/r)·B·A`, A `[r, n]` Kaiming-uniform (a = √5), B `[m, r]` zero.
-
-use std::sync::Arc;
+//! LoRA (Hu et al. 2022): `ΔW = s·B·A`, A `[r, n]` Kaiming-uniform (a = √5), B `[m, r]` zero, `s = α/r`, or `α/√r` in the
+//! rank-stabilised form (Kalajdzievski 2023).
 
 use deltaw_engine::prelude::*;
+use serde_json::json;
 
-use super::{Attached, Method, block_linears, is_head};
+use super::low_rank::LowRank;
+use super::{Adapted, Attached, Method, Targets};
 
-/// A low-rank update on every linear of the blocks.
+/// A low-rank update.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Lora {
     /// Rank r.
     pub rank: usize,
     /// Scale's numerator α.
     pub alpha: f32,
+    /// Whether the scale is α/√r.
+    pub rank_stabilised: bool,
+    /// Probability of dropping an element of the update's input in training.
+    pub dropout: f32,
+    /// Which linears.
+    pub targets: Targets,
 }
 
 impl Lora {
-    /// Rank `rank` with α = 2·rank.
+    /// Rank `rank` with α = 2·rank on every linear of the blocks.
     pub fn rank(rank: usize) -> Self {
         Lora {
             rank,
             alpha: 2.0 * rank as f32,
+            rank_stabilised: false,
+            dropout: 0.0,
+            targets: Targets::default(),
         }
     }
-}
 
-/// `scale·B·diag(λ)·A` on one site.
-pub(crate) struct LowRank {
-    pub lora_a: Param,
-    pub lora_b: Param,
-    pub lambda: Option<Param>,
-    pub scale: f32,
-}
-
-impl Delta for LowRank {
-    fn dense(&self, _: &Tensor) -> Result<Tensor> {
-        let a = self.lora_a.tensor();
-        let a = match &self.lambda {
-            Some(lambda) => a.mul(&lambda.tensor().unsqueeze(1)?)?,
-            None => a,
-        };
-        self.lora_b
-            .tensor()
-            .matmul(&a)?
-            .affine(self.scale as f64, 0.0)
-    }
-
-    fn linear(
-        &self,
-        _: &Context,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        let lambda = self.lambda.as_ref().map(Param::tensor);
-        low_rank_linear(
-            x,
-            weight,
-            bias,
-            &self.lora_a.tensor(),
-            &self.lora_b.tensor(),
-            lambda.as_ref(),
-            self.scale,
-        )
+    /// s.
+    pub fn scale(&self) -> f32 {
+        let r = self.rank as f32;
+        self.alpha / if self.rank_stabilised { r.sqrt() } else { r }
     }
 }
 
-struct AttachedLora {
-    parameters: usize,
-}
+struct AttachedLora(Adapted);
 
 impl Attached for AttachedLora {
-    fn parameters(&self) -> usize {
-        self.parameters
+    fn adapted(&self) -> &Adapted {
+        &self.0
     }
 }
 
@@ -81,23 +55,18 @@ impl Method for Lora {
     }
 
     fn attach(&self, store: &Store, heads: &[&str]) -> Result<Box<dyn Attached>> {
-        store.train_only(|name| is_head(name, heads));
-        let mut parameters = 0;
-        for site in block_linears(store)? {
-            let (path, m, n) = (
-                store.at(site.path()),
-                site.out_features()?,
-                site.in_features()?,
-            );
-            let delta = LowRank {
-                lora_a: path.param("lora_A", &[self.rank, n], Init::KaimingUniform(5f64.sqrt()))?,
-                lora_b: path.param("lora_B", &[m, self.rank], Init::ZEROS)?,
-                lambda: None,
-                scale: self.alpha / self.rank as f32,
-            };
-            parameters += self.rank * (m + n);
-            site.attach(Arc::new(delta))?;
+        let settings = json!({
+            "peft_type": "LORA", "r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout,
+            "use_rslora": self.rank_stabilised,
+        });
+        let sites = self.targets.of(store)?;
+        let mut adapted = Adapted::new(store, heads, settings);
+        for site in sites {
+            let init = [Init::KaimingUniform(5f64.sqrt()), Init::ZEROS];
+            let mut delta = LowRank::new(store, &site, self.rank, self.scale(), init)?;
+            delta.dropout = self.dropout;
+            adapted.add(&site, delta.shared(), delta.factors())?;
         }
-        Ok(Box::new(AttachedLora { parameters }))
+        Ok(Box::new(AttachedLora(adapted)))
     }
 }

@@ -1,12 +1,21 @@
 //! Fine-tuning methods, one file each. A method is attached to a model's store: it freezes the base, makes its parameters
-//! and puts updates on sites; what it does during training it does through [`Attached`].
+//! and puts updates on sites; what it does during training it does through [`Attached`]. Counting, saving in PEFT's files,
+//! loading and taking it off again follow from [`Adapted`], the list of what it put where.
 
 use deltaw_engine::prelude::*;
 
 pub mod adalora;
+pub mod adapted;
+pub mod adapter;
 pub mod dora;
 pub mod lora;
+pub mod low_rank;
 pub mod selective;
+pub mod targets;
+
+pub use adapted::{Adapted, Factor, Form};
+pub use adapter::Adapter;
+pub use targets::Targets;
 
 /// How to fine-tune.
 pub trait Method {
@@ -16,51 +25,63 @@ pub trait Method {
     /// Freezes and adapts the model in `store`. Parameters whose name starts with one of `heads` are trained by every method.
     ///
     /// # Errors
-    /// No site to adapt, or names that are taken.
+    /// Settings out of range, no site to adapt, or names that are taken.
     fn attach(&self, store: &Store, heads: &[&str]) -> Result<Box<dyn Attached>>;
 }
 
 /// A method at work on one model.
 pub trait Attached {
+    /// What it put where.
+    fn adapted(&self) -> &Adapted;
+
     /// Added to the task's loss, on the tape.
+    ///
+    /// # Errors
+    /// None but those of the device.
     fn penalty(&self) -> Result<Option<Tensor>> {
         Ok(None)
     }
 
     /// After the optimiser's step `step` of `total` (from 0), with that step's gradients still alive.
+    ///
+    /// # Errors
+    /// None but those of the device.
     fn after_step(&mut self, step: u64, total: u64, grads: &Gradients) -> Result<()> {
         let _ = (step, total, grads);
         Ok(())
     }
 
     /// Numbers that the update needs in the end, heads apart: what budgets compare.
-    fn parameters(&self) -> usize;
+    fn parameters(&self) -> usize {
+        self.adapted().parameters()
+    }
 
     /// Rank kept per site, where the method decides it.
     fn ranks(&self) -> Vec<(String, usize)> {
         Vec::new()
     }
-}
 
-/// Whether `name` belongs to a head.
-pub(crate) fn is_head(name: &str, heads: &[&str]) -> bool {
-    heads.iter().any(|head| name.starts_with(head))
-}
-
-/// The linears inside the blocks: the query, key, value, attention output and feed-forward matrices.
-///
-/// # Errors
-/// The model has none.
-pub(crate) fn block_linears(store: &Store) -> Result<Vec<Site>> {
-    let sites: Vec<Site> = store
-        .sites()
-        .into_iter()
-        .filter(|s| s.is_linear() && s.role() != Role::Other)
-        .collect();
-    if sites.is_empty() {
-        return Err(Error::Invalid(
-            "the model has no linear inside a block to adapt".into(),
-        ));
+    /// The update and the heads as PEFT's files hold them.
+    ///
+    /// # Errors
+    /// An update that the format cannot express.
+    fn save(&self) -> Result<Adapter> {
+        self.adapted().save()
     }
-    Ok(sites)
+
+    /// Puts a saved update's values in place.
+    ///
+    /// # Errors
+    /// An adapter of another form: missing or foreign tensors, other ranks or scales.
+    fn load(&mut self, adapter: &Adapter) -> Result<()> {
+        self.adapted().load(adapter)
+    }
+
+    /// Takes the update off the model: the base is as it was, bit for bit, and the update's parameters are gone.
+    ///
+    /// # Errors
+    /// None but those of the device.
+    fn detach(&mut self) -> Result<()> {
+        self.adapted().detach()
+    }
 }

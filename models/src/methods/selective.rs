@@ -1,8 +1,10 @@
 //! Methods that train some of the base's own parameters and add none.
 
 use deltaw_engine::prelude::*;
+use serde_json::json;
 
-use super::{Attached, Method, is_head};
+use super::adapted::starts_with_one;
+use super::{Adapted, Attached, Method};
 
 /// Every parameter trains.
 pub struct Full;
@@ -13,25 +15,23 @@ pub struct LinearProbe;
 /// Only biases and the head train (Ben Zaken et al. 2022).
 pub struct BitFit;
 
-struct Chosen {
-    count: usize,
-}
+struct Chosen(Adapted);
 
 impl Attached for Chosen {
-    fn parameters(&self) -> usize {
-        self.count
+    fn adapted(&self) -> &Adapted {
+        &self.0
     }
 }
 
-fn choose(store: &Store, heads: &[&str], base: impl Fn(&str) -> bool) -> Box<dyn Attached> {
-    store.train_only(|name| is_head(name, heads) || base(name));
-    let count = store
-        .trained()
-        .iter()
-        .filter(|p| !is_head(p.name(), heads))
-        .map(Param::len)
-        .sum();
-    Box::new(Chosen { count })
+fn choose(
+    store: &Store,
+    heads: &[&str],
+    kind: &str,
+    base: impl Fn(&str) -> bool,
+) -> Box<dyn Attached> {
+    let adapted = Adapted::new(store, heads, json!({ "peft_type": kind }));
+    store.train_only(|name| starts_with_one(name, heads) || base(name));
+    Box::new(Chosen(adapted))
 }
 
 impl Method for Full {
@@ -40,7 +40,7 @@ impl Method for Full {
     }
 
     fn attach(&self, store: &Store, heads: &[&str]) -> Result<Box<dyn Attached>> {
-        Ok(choose(store, heads, |_| true))
+        Ok(choose(store, heads, "FULL", |_| true))
     }
 }
 
@@ -50,7 +50,7 @@ impl Method for LinearProbe {
     }
 
     fn attach(&self, store: &Store, heads: &[&str]) -> Result<Box<dyn Attached>> {
-        Ok(choose(store, heads, |_| false))
+        Ok(choose(store, heads, "LINEAR_PROBE", |_| false))
     }
 }
 
@@ -60,6 +60,8 @@ impl Method for BitFit {
     }
 
     fn attach(&self, store: &Store, heads: &[&str]) -> Result<Box<dyn Attached>> {
-        Ok(choose(store, heads, |name| name.ends_with(".bias")))
+        Ok(choose(store, heads, "BITFIT", |name| {
+            name.ends_with(".bias")
+        }))
     }
 }
