@@ -136,19 +136,22 @@ impl FusedQkv {
         })
     }
 
-    /// `[…, in]` to q, k and v, each `[…, out]`: one product while no part is adapted, else one per part.
+    /// `[…, in]` to q, k and v side by side, `[…, 3·out]`, in one product; None while a part is adapted.
+    ///
+    /// # Errors
+    /// An x of other than `in` features.
+    pub fn packed(&self, ctx: &Context, x: &Tensor) -> Result<Option<Tensor>> {
+        let adapted = self.parts.iter().any(Site::is_adapted);
+        (!adapted).then(|| self.whole.forward(ctx, x)).transpose()
+    }
+
+    /// `[…, in]` to q, k and v, each `[…, out]`, with the updates of each.
     ///
     /// # Errors
     /// An x of other than `in` features.
     pub fn forward(&self, ctx: &Context, x: &Tensor) -> Result<[Tensor; 3]> {
-        if self.parts.iter().any(Site::is_adapted) {
-            let [q, k, v] = &self.parts;
-            return Ok([q.forward(ctx, x)?, k.forward(ctx, x)?, v.forward(ctx, x)?]);
-        }
-        let (all, axis) = (self.whole.forward(ctx, x)?, x.rank() - 1);
-        let third = all.last_dim() / 3;
-        let part = |i: usize| all.narrow(axis, i * third, third);
-        Ok([part(0)?, part(1)?, part(2)?])
+        let [q, k, v] = &self.parts;
+        Ok([q.forward(ctx, x)?, k.forward(ctx, x)?, v.forward(ctx, x)?])
     }
 }
 

@@ -131,11 +131,19 @@ impl SelfAttention {
         x: &Tensor,
         rotation: Option<&Rotation>,
     ) -> Result<Tensor> {
+        let options = AttentionOptions {
+            causal: self.causal,
+            mask: ctx.mask.clone(),
+            ..Default::default()
+        };
         let [q, k, v] = match &self.projections {
             Projections::Separate([q, k, v]) => {
                 [q.forward(ctx, x)?, k.forward(ctx, x)?, v.forward(ctx, x)?]
             }
-            Projections::Fused(qkv) => qkv.forward(ctx, x)?,
+            Projections::Fused(qkv) => match qkv.packed(ctx, x)? {
+                Some(all) if rotation.is_none() => return self.packed(ctx, &all, &options),
+                _ => qkv.forward(ctx, x)?,
+            },
         };
         let (q, k, v) = (
             split(&q, self.heads)?,
@@ -147,11 +155,6 @@ impl SelfAttention {
             None => (q, k),
         };
         let repeat = self.heads / self.key_heads;
-        let options = AttentionOptions {
-            causal: self.causal,
-            mask: ctx.mask.clone(),
-            ..Default::default()
-        };
         let mixed = attention(&q, &repeated(&k, repeat)?, &repeated(&v, repeat)?, &options)?;
         let (batch, len, width) = (x.shape()[0], x.shape()[1], self.heads * q.last_dim());
         self.output.forward(
@@ -160,6 +163,20 @@ impl SelfAttention {
                 .permute(&[0, 2, 1, 3])?
                 .reshape(&[batch, len, width])?,
         )
+    }
+
+    /// From q, k and v side by side, `[B, T, 3d]`.
+    fn packed(&self, ctx: &Context, all: &Tensor, options: &AttentionOptions) -> Result<Tensor> {
+        let &[batch, len, width] = all.shape() else {
+            return Err(Error::Invalid(format!(
+                "attention: q, k and v are {:?}, wanted [B, T, 3d]",
+                all.shape()
+            )));
+        };
+        let heads = [batch, len, 3, self.heads, width / 3 / self.heads];
+        let mixed = attention_packed(&all.reshape(&heads)?, options)?;
+        self.output
+            .forward(ctx, &mixed.reshape(&[batch, len, width / 3])?)
     }
 }
 

@@ -1,0 +1,409 @@
+//! The models against Hugging Face's transformers: the same weights, names and inputs give the same logits, losses and
+//! gradients. `tests/fixtures/make_fixtures.py` made the files; what they want was computed in f64.
+
+use deltaw_engine::checkpoint;
+use deltaw_engine::prelude::*;
+use deltaw_models::decoder::{Decoder, DecoderConfig, Generation, next_token_loss};
+use deltaw_models::encoder::{Encoder, EncoderConfig, MaskedLmHead, SequenceHead};
+use deltaw_models::vit::{ImageHead, Vit, VitConfig};
+
+/// A fixture on a device.
+struct Fixture {
+    device: Device,
+    weights: Weights,
+    config: String,
+    inner: usize,
+}
+
+impl Fixture {
+    fn open(name: &str, device: &Device) -> Self {
+        let path = format!("{}/fixtures/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
+        let bytes = std::fs::read(&path).unwrap();
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+        let config = header["__metadata__"]["config"]
+            .as_str()
+            .unwrap()
+            .to_string();
+        Fixture {
+            device: device.clone(),
+            weights: checkpoint::from_file_bytes(&path, &bytes).unwrap(),
+            config,
+            inner: 0,
+        }
+    }
+
+    fn read<T: serde::de::DeserializeOwned>(&self) -> T {
+        serde_json::from_str(&self.config).unwrap()
+    }
+
+    fn floats(&self, name: &str) -> Tensor {
+        self.weights
+            .get(name)
+            .unwrap()
+            .to_device(&self.device)
+            .unwrap()
+    }
+
+    /// Token ids and classes, which the file holds as f32.
+    fn integers(&self, name: &str) -> Tensor {
+        let tensor = self.weights.get(name).unwrap();
+        let values: Vec<u32> = tensor
+            .to_vec::<f32>()
+            .unwrap()
+            .iter()
+            .map(|x| *x as u32)
+            .collect();
+        Tensor::from_slice(&values, tensor.shape(), &self.device).unwrap()
+    }
+
+    /// Every parameter of the store has its value in the file, under its own name.
+    fn load(&self, store: &Store) {
+        let unused = store.load(&self.weights, |_| true).unwrap();
+        assert!(
+            unused
+                .iter()
+                .all(|n| n.starts_with("input.") || n.starts_with("want.")),
+            "{unused:?}"
+        );
+    }
+
+    /// On the oracle (f64) what differs is the rounding of the file's numbers to f32, half a unit in the last place, and what
+    /// the reference itself rounds to f32, `inner` times; on the CPU every rounding of the longest chain of sums and products,
+    /// `chain`, costs a unit of the largest number at most.
+    fn compare(&self, name: &str, got: &Tensor, chain: usize) -> f64 {
+        let want = self.weights.get(name).unwrap();
+        assert_eq!(got.shape(), want.shape(), "{name}");
+        let (got, want) = (got.to_vec::<f64>().unwrap(), want.to_vec::<f64>().unwrap());
+        let size = want.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        let unit = f64::from(f32::EPSILON) * size;
+        let tolerance = if self.device.is_cpu() {
+            chain as f64 * unit
+        } else {
+            (0.5 + self.inner as f64) * unit + 1e-11
+        };
+        let worst = got
+            .iter()
+            .zip(&want)
+            .fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
+        assert!(
+            worst <= tolerance,
+            "{name} on {}: off by {worst:e}, allowed {tolerance:e}",
+            self.device
+        );
+        worst / size
+    }
+
+    /// Logits, loss and gradients of the loss.
+    fn check(&self, store: &Store, logits: &Tensor, loss: &Tensor, chain: usize) {
+        let mut worst = [self.compare("want.logits", logits, chain), 0.0, 0.0];
+        worst[1] = self.compare("want.loss", &loss.reshape(&[1]).unwrap(), chain);
+        let grads = backward(loss).unwrap();
+        let named: Vec<&String> = self
+            .weights
+            .names()
+            .filter(|n| n.starts_with("want.grad."))
+            .collect();
+        assert!(named.len() >= 6);
+        for name in named {
+            let param = store.get(name.trim_start_matches("want.grad.")).unwrap();
+            // Backward sums over what forward did, and over the batch.
+            worst[2] = worst[2].max(self.compare(name, grads.get(param.id()).unwrap(), 3 * chain));
+        }
+        println!(
+            "{}: relative errors of logits, loss, gradients {:?}",
+            self.device,
+            worst.map(|e| format!("{e:.1e}"))
+        );
+    }
+}
+
+/// Roundings from a block's input to its output: two norms, four products and a softmax over `t` tokens.
+fn block(d: usize, wide: usize, t: usize) -> usize {
+    2 * 2 * d + 2 * d + t + (d + t) + d + wide
+}
+
+fn devices() -> [Device; 2] {
+    [Device::oracle(), Device::cpu()]
+}
+
+fn decoder(name: &str, inner: usize) {
+    for device in devices() {
+        let fixture = Fixture {
+            inner,
+            ..Fixture::open(name, &device)
+        };
+        let config = DecoderConfig::from_hugging_face(&fixture.config).unwrap();
+        let store = Store::new(&device, 0);
+        let model = Decoder::new(&store.root(), &config).unwrap();
+        fixture.load(&store);
+        let (ids, mask) = (fixture.integers("input.ids"), fixture.floats("input.mask"));
+        let ctx = Context::eval().with_mask(mask.clone());
+        let logits = model.forward(&ctx, &ids).unwrap();
+        let loss = next_token_loss(&logits, &ids, Some(&mask)).unwrap();
+        let chain =
+            2 * block(config.hidden_size, config.intermediate_size, 9) + 3 * config.hidden_size;
+        fixture.check(&store, &logits, &loss, chain);
+
+        let positions = Some(fixture.integers("input.positions"));
+        let x = model.embed(&ctx, &ids, positions.as_ref()).unwrap();
+        let hidden = model.body(&ctx, &x, positions.as_ref()).unwrap();
+        fixture.compare("want.placed", &model.head(&ctx, &hidden).unwrap(), chain);
+
+        let greedy = Generation {
+            new_tokens: 6,
+            temperature: 0.0,
+            seed: 0,
+            end: None,
+        };
+        let prompt = fixture.integers("input.prompt").to_vec::<u32>().unwrap();
+        let want = fixture.integers("want.greedy").to_vec::<u32>().unwrap();
+        assert_eq!(model.generate(&prompt, &greedy).unwrap(), want);
+        // The end token stops the text, and is its last.
+        let ended = Generation {
+            end: Some(want[2]),
+            ..greedy
+        };
+        let length = 1 + want.iter().position(|t| *t == want[2]).unwrap();
+        assert_eq!(model.generate(&prompt, &ended).unwrap(), want[..length]);
+    }
+}
+
+#[test]
+fn gpt2_is_hugging_faces() {
+    decoder("gpt2", 0);
+}
+
+#[test]
+fn llama_with_shared_keys_is_hugging_faces() {
+    // transformers computes in f32: five norms (square, mean, root, product) and two blocks' angles (cosine, sine) and
+    // softmax (difference, exponential, sum, quotient).
+    decoder("llama", 5 * 4 + 2 * (2 + 4));
+}
+
+#[test]
+fn bert_with_a_masked_token_head_is_hugging_faces() {
+    for device in devices() {
+        let fixture = Fixture::open("bert-mlm", &device);
+        let config: EncoderConfig = fixture.read();
+        let store = Store::new(&device, 0);
+        let encoder = Encoder::new(&store.at("bert"), &config).unwrap();
+        let head = MaskedLmHead::new(&store.at("cls.predictions"), &config).unwrap();
+        fixture.load(&store);
+        let (ids, types) = (
+            fixture.integers("input.ids"),
+            fixture.integers("input.types"),
+        );
+        let ctx = Context::eval().with_mask(fixture.floats("input.mask"));
+        let logits = head
+            .forward(
+                &ctx,
+                &encoder,
+                &encoder.forward(&ctx, &ids, &types).unwrap(),
+            )
+            .unwrap();
+        let n = ids.len();
+        let options = CrossEntropyOptions {
+            weights: Some(fixture.floats("input.asked").reshape(&[n]).unwrap()),
+            ..Default::default()
+        };
+        let rows = logits.reshape(&[n, config.vocab_size]).unwrap();
+        let loss = cross_entropy(&rows, &ids.reshape(&[n]).unwrap(), &options).unwrap();
+        fixture.check(&store, &logits, &loss, 2 * block(16, 24, 9) + 6 * 16);
+    }
+}
+
+#[test]
+fn bert_with_a_classifier_is_hugging_faces() {
+    for device in devices() {
+        let fixture = Fixture::open("bert-classes", &device);
+        let config: EncoderConfig = fixture.read();
+        let store = Store::new(&device, 0);
+        let encoder = Encoder::new(&store.at("bert"), &config).unwrap();
+        let head = SequenceHead::new(&store.root(), &config, 3).unwrap();
+        fixture.load(&store);
+        let ctx = Context::eval().with_mask(fixture.floats("input.mask"));
+        let hidden = encoder
+            .forward(
+                &ctx,
+                &fixture.integers("input.ids"),
+                &fixture.integers("input.types"),
+            )
+            .unwrap();
+        let logits = head.forward(&ctx, &hidden).unwrap();
+        let loss = cross_entropy(
+            &logits,
+            &fixture.integers("input.labels"),
+            &CrossEntropyOptions::default(),
+        )
+        .unwrap();
+        fixture.check(&store, &logits, &loss, 2 * block(16, 24, 9) + 4 * 16);
+    }
+}
+
+#[test]
+fn vit_is_hugging_faces() {
+    for device in devices() {
+        // transformers computes the softmax (difference, exponential, sum, quotient) of two blocks in f32.
+        let fixture = Fixture {
+            inner: 2 * 4,
+            ..Fixture::open("vit", &device)
+        };
+        let config: VitConfig = fixture.read();
+        let store = Store::new(&device, 0);
+        let vit = Vit::new(&store.at("vit"), &config).unwrap();
+        let head = ImageHead::new(&store.root(), &config, 3).unwrap();
+        fixture.load(&store);
+        let ctx = Context::eval();
+        let logits = head
+            .forward(
+                &ctx,
+                &vit.forward(&ctx, &fixture.floats("input.pixels")).unwrap(),
+            )
+            .unwrap();
+        let loss = cross_entropy(
+            &logits,
+            &fixture.integers("input.labels"),
+            &CrossEntropyOptions::default(),
+        )
+        .unwrap();
+        fixture.check(&store, &logits, &loss, 2 * block(16, 24, 5) + 48 + 3 * 16);
+    }
+}
+
+#[test]
+fn every_linear_of_a_model_is_a_site() {
+    let store = Store::new(&Device::cpu(), 0);
+    Decoder::new(&store.root(), &DecoderConfig::gpt2(31, 16, 2, 4, 12)).unwrap();
+    let linears: Vec<(String, Role, usize, usize)> = store
+        .sites()
+        .iter()
+        .filter(|s| s.is_linear() && s.layer() == 1)
+        .map(|s| {
+            (
+                s.path().replace("transformer.h.1.", ""),
+                s.role(),
+                s.out_features().unwrap(),
+                s.in_features().unwrap(),
+            )
+        })
+        .collect();
+    let named = |path: &str, role, out, inputs| (path.to_string(), role, out, inputs);
+    assert_eq!(
+        linears,
+        [
+            named("attn.c_attn.key", Role::Key, 16, 16),
+            named("attn.c_attn.query", Role::Query, 16, 16),
+            named("attn.c_attn.value", Role::Value, 16, 16),
+            named("attn.c_proj", Role::AttentionOutput, 16, 16),
+            named("mlp.c_fc", Role::MlpUp, 64, 16),
+            named("mlp.c_proj", Role::MlpDown, 16, 64),
+        ]
+    );
+    let others = store.sites().iter().filter(|s| !s.is_linear()).count();
+    assert_eq!(
+        others,
+        1 + 2 * 2,
+        "the embedding's output and two sub-layers a block"
+    );
+}
+
+#[test]
+fn impossible_models_and_inputs_are_refused_with_reasons() {
+    let store = Store::new(&Device::cpu(), 0);
+    let mut config = DecoderConfig::gpt2(31, 16, 1, 3, 4);
+    let message = |config: &DecoderConfig| {
+        Decoder::new(&store.root(), config)
+            .err()
+            .unwrap()
+            .to_string()
+    };
+    assert!(
+        message(&config).contains("the heads must divide the width"),
+        "{}",
+        message(&config)
+    );
+    config.num_attention_heads = 4;
+    config.num_key_value_heads = 2;
+    assert!(
+        message(&config).contains("as many key heads as heads"),
+        "{}",
+        message(&config)
+    );
+    let vit = VitConfig::new(8, 3, 1, 16, 1, 4);
+    let message = Vit::new(&store.at("vit"), &vit).err().unwrap().to_string();
+    assert!(message.contains("do not divide into patches"), "{message}");
+    for (text, reason) in [
+        (r#"{"model_type": "opt"}"#, "missing field"),
+        (
+            &config_with(r#""model_type": "opt""#),
+            "wanted gpt2 or llama",
+        ),
+        (
+            &config_with(r#""model_type": "llama", "rope_scaling": {"type": "linear"}"#),
+            "`linear`",
+        ),
+        (
+            &config_with(r#""model_type": "llama", "attention_bias": true"#),
+            "biases",
+        ),
+    ] {
+        let message = DecoderConfig::from_hugging_face(text)
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains(reason), "{message}");
+    }
+
+    let store = Store::new(&Device::cpu(), 0);
+    let model = Decoder::new(&store.root(), &DecoderConfig::llama(31, 16, 1, 4, 4)).unwrap();
+    let ids = Tensor::zeros(&[1, 5], DType::U32, &Device::cpu()).unwrap();
+    let message = model
+        .forward(&Context::eval(), &ids)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("sequences of 5 tokens, but there are 4 positions"),
+        "{message}"
+    );
+    let options = Generation {
+        new_tokens: 1,
+        temperature: -1.0,
+        seed: 0,
+        end: None,
+    };
+    assert!(
+        model.generate(&[1], &options).is_err()
+            && model
+                .generate(
+                    &[],
+                    &Generation {
+                        temperature: 0.0,
+                        ..options
+                    }
+                )
+                .is_err()
+    );
+}
+
+fn config_with(more: &str) -> String {
+    let sizes = r#""vocab_size": 9, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 4, "hidden_act": "silu""#;
+    format!("{{{sizes}, {more}}}")
+}
+
+#[test]
+fn drawn_tokens_follow_the_seed_and_the_text_may_outgrow_the_model() {
+    let store = Store::new(&Device::cpu(), 0);
+    let model = Decoder::new(&store.root(), &DecoderConfig::gpt2(31, 16, 1, 4, 4)).unwrap();
+    let drawn = |seed| {
+        let options = Generation {
+            new_tokens: 12,
+            temperature: 1.0,
+            seed,
+            end: None,
+        };
+        model.generate(&[1, 2], &options).unwrap()
+    };
+    assert_eq!(drawn(1), drawn(1));
+    assert_ne!(drawn(1), drawn(2));
+    assert!(drawn(1).len() == 12 && drawn(1).iter().all(|t| *t < 31));
+}
