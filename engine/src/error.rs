@@ -49,19 +49,15 @@ pub enum Error {
     /// The tape cannot be swept.
     #[error("backward: {0}")]
     Backward(String),
-    /// A value that is not finite; `op` is the first that made one.
-    #[error(
-        "{op}: made {count} non-finite value(s) of {total}, the first at {index:?}; its inputs were finite"
-    )]
+    /// A value that is not finite; `op` is the first that made one or was given one.
+    #[error("{op}{}: {detail}", place.as_ref().map_or_else(String::new, |p| format!(" at {p}")))]
     NonFinite {
-        /// The op that made it.
-        op: &'static str,
-        /// How many elements are NaN or infinite.
-        count: usize,
-        /// Of how many.
-        total: usize,
-        /// Index of the first.
-        index: Vec<usize>,
+        /// The op, `backward of …` in the backward pass.
+        op: String,
+        /// The layer or site that it is a part of, where known.
+        place: Option<String>,
+        /// How many elements, of how many, where the first is, and whether the op made them.
+        detail: String,
     },
     /// A parameter, by its full name.
     #[error("parameter `{name}`: {detail}")]

@@ -30,10 +30,10 @@
 //! ```
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::finite;
 use crate::pool::Tag;
 use crate::tape::{Grads, Node};
 use crate::tensor::Tensor;
@@ -70,6 +70,8 @@ pub trait Op: Send + Sync + 'static {
 /// What [`Op::forward`] is told and what it keeps.
 pub struct Forward<'a> {
     needs: &'a [bool],
+    recorded: bool,
+    required: bool,
     saved: Saved,
 }
 
@@ -82,6 +84,17 @@ impl Forward<'_> {
     /// Whether any gradient is wanted.
     pub fn needs_any(&self) -> bool {
         self.needs.contains(&true)
+    }
+
+    /// Whether the application is recorded if anything below it is trained.
+    pub fn is_recorded(&self) -> bool {
+        self.recorded
+    }
+
+    /// Records the application even if no input wants a gradient: the op reaches trained leaves of its own, whose
+    /// gradients its backward gives to [`Grads::add_leaf`].
+    pub fn require(&mut self) {
+        self.required = true;
     }
 
     /// Keeps a tensor for backward under `slot`.
@@ -121,17 +134,6 @@ impl Saved {
 thread_local! {
     static RECORDING: Cell<bool> = const { Cell::new(true) };
 }
-static CHECK_FINITE: AtomicBool = AtomicBool::new(false);
-
-/// Makes every op check its result and name itself in the error when it made the first NaN or infinity. Slow.
-pub fn set_check_finite(on: bool) {
-    CHECK_FINITE.store(on, Relaxed);
-}
-
-fn recording(on: bool, f: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
-    with_recording(on, f)
-}
-
 pub(crate) fn with_recording<T>(on: bool, f: impl FnOnce() -> T) -> T {
     struct Restore(bool);
     impl Drop for Restore {
@@ -156,7 +158,7 @@ pub fn is_recording() -> bool {
 /// Applies an op: checks devices, computes, records if any input wants a gradient.
 ///
 /// # Errors
-/// The op's own, operands on different devices, or (with [`set_check_finite`]) a non-finite result.
+/// The op's own, operands on different devices, or (with [`crate::finite::set_check_finite`]) a non-finite result.
 pub fn apply<O: Op>(op: O, inputs: &[&Tensor]) -> Result<Tensor> {
     let device = inputs
         .first()
@@ -185,15 +187,19 @@ pub fn apply<O: Op>(op: O, inputs: &[&Tensor]) -> Result<Tensor> {
         *need = on && x.requires_grad();
     }
     let _span = crate::trace::span(op.name());
+    let checking = finite::checking_here();
+    let was_infinite = checking && finite::check_operands(op.name(), inputs)?;
     let mut f = Forward {
         needs,
+        recorded: on,
+        required: false,
         saved: Saved::default(),
     };
-    let y = recording(false, || op.forward(&mut f, inputs))?;
-    if CHECK_FINITE.load(Relaxed) && inputs.iter().all(|x| x.check_finite("input").is_ok()) {
-        y.check_finite(op.name())?;
+    let y = with_recording(false, || finite::inside(|| op.forward(&mut f, inputs)))?;
+    if checking {
+        finite::check_made(op.name(), finite::place(), was_infinite, &y)?;
     }
-    if !f.needs_any() {
+    if !f.needs_any() && !f.required {
         return Ok(y.detach());
     }
     let saved = f.saved;

@@ -1,5 +1,6 @@
 //! Parameters: an identity, a value with a version, how it is trained, and storage that can grow.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -26,7 +27,7 @@ pub enum Training {
 pub struct RowRange {
     /// Rows along axis 0.
     pub rows: Range<usize>,
-    /// The optimiser step at which they were made: their bias correction counts from there.
+    /// The optimiser step at which they were made: their bias correction counts the updates since.
     pub born: u64,
     /// Factor of the learning rate.
     pub lr_scale: f32,
@@ -34,6 +35,62 @@ pub struct RowRange {
     pub weight_decay: Option<f32>,
     /// Whether the rows keep their values.
     pub frozen: bool,
+}
+
+impl RowRange {
+    /// Rows `0..rows` with their group's settings.
+    pub fn whole(rows: usize) -> Self {
+        RowRange {
+            rows: 0..rows,
+            born: 0,
+            lr_scale: 1.0,
+            weight_decay: None,
+            frozen: false,
+        }
+    }
+}
+
+/// That a parameter was read, and in which version.
+#[derive(Clone)]
+pub(crate) struct Read {
+    name: Arc<str>,
+    seen: u64,
+    now: Arc<AtomicU64>,
+}
+
+impl Read {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// An error if the parameter moved since.
+    pub fn unchanged(&self) -> Result<()> {
+        if self.now.load(Relaxed) == self.seen {
+            return Ok(());
+        }
+        Err(Error::Param {
+            name: self.name.to_string(),
+            detail: "was changed between forward and backward; sweep before the optimiser steps"
+                .into(),
+        })
+    }
+}
+
+thread_local! {
+    /// Reads of parameters on the tape, while somebody asks for them.
+    static READS: RefCell<Option<Vec<Read>>> = const { RefCell::new(None) };
+}
+
+/// Runs `f` and returns which parameters it read for the tape.
+pub(crate) fn log_reads<T>(f: impl FnOnce() -> T) -> (T, Vec<Read>) {
+    let outer = READS.replace(Some(vec![]));
+    let value = f();
+    let own = READS.take().unwrap_or_default();
+    READS.set(outer.map(|mut reads| {
+        reads.extend(own.iter().cloned());
+        reads
+    }));
+    (value, own)
 }
 
 /// A named value that can be trained. Cloning shares it.
@@ -102,11 +159,17 @@ impl Param {
             Training::Trained => None,
             Training::Observed(visitor) => Some(visitor.clone()),
         };
-        let stamp = Some((
-            self.0.name.clone(),
-            self.0.version.load(Relaxed),
-            self.0.version.clone(),
-        ));
+        let read = Read {
+            name: self.0.name.clone(),
+            seen: self.0.version.load(Relaxed),
+            now: self.0.version.clone(),
+        };
+        READS.with_borrow_mut(|reads| {
+            if let Some(reads) = reads {
+                reads.push(read.clone());
+            }
+        });
+        let stamp = Some(read);
         state
             .value
             .clone()
@@ -184,6 +247,44 @@ impl Param {
     /// Replaces the settings per row range.
     pub fn set_ranges(&self, ranges: Vec<RowRange>) {
         self.write().ranges = ranges;
+    }
+
+    /// Changes the settings of some rows, which become a range of their own.
+    ///
+    /// # Errors
+    /// Rows that the parameter has not.
+    pub fn edit_rows(&self, rows: Range<usize>, f: impl Fn(&mut RowRange)) -> Result<()> {
+        let mut state = self.write();
+        let count = state.value.shape().first().copied().unwrap_or(1);
+        if rows.start > rows.end || rows.end > count {
+            return Err(Error::Param {
+                name: self.name().into(),
+                detail: format!("has {count} rows, asked for {rows:?}"),
+            });
+        }
+        let old = match std::mem::take(&mut state.ranges) {
+            ranges if ranges.is_empty() => vec![RowRange::whole(count)],
+            ranges => ranges,
+        };
+        for range in old {
+            let cuts = [rows.start, rows.end].map(|c| c.clamp(range.rows.start, range.rows.end));
+            let parts = [
+                range.rows.start..cuts[0],
+                cuts[0]..cuts[1],
+                cuts[1]..range.rows.end,
+            ];
+            for (i, part) in parts.into_iter().enumerate().filter(|(_, p)| !p.is_empty()) {
+                let mut range = RowRange {
+                    rows: part,
+                    ..range.clone()
+                };
+                if i == 1 {
+                    f(&mut range);
+                }
+                state.ranges.push(range);
+            }
+        }
+        Ok(())
     }
 
     /// Puts another value of the same shape and type in place.
@@ -276,20 +377,12 @@ impl Param {
         });
         copied?;
         if state.ranges.is_empty() && old[0] > 0 {
-            state.ranges.push(RowRange {
-                rows: 0..old[0],
-                born: 0,
-                lr_scale: 1.0,
-                weight_decay: None,
-                frozen: false,
-            });
+            state.ranges.push(RowRange::whole(old[0]));
         }
         state.ranges.push(RowRange {
             rows: old[0]..shape[0],
             born,
-            lr_scale: 1.0,
-            weight_decay: None,
-            frozen: false,
+            ..RowRange::whole(0)
         });
         self.0.version.fetch_add(1, Relaxed);
         Ok(())

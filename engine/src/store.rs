@@ -215,8 +215,8 @@ impl Store {
                 }
             })?;
             let value = value
-                .to_device(self.device())?
-                .converted(p.value().dtype())?;
+                .converted(p.value().dtype())?
+                .to_device(self.device())?;
             p.set(value)?;
         }
         let known = |n: &str| params.iter().any(|p| p.name() == n && wanted(n));

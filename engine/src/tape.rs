@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::finite;
 use crate::layout::{Dims, Layout};
 use crate::op::{Op, Saved, with_recording};
+use crate::param::Read;
 use crate::tensor::{LeafId, Tensor};
 
 /// Sees the gradient of a frozen matrix tile by tile as backward computes it; the matrix is never stored.
@@ -30,8 +32,8 @@ pub(crate) enum Edge {
 /// An end of the tape.
 pub(crate) struct Leaf {
     pub id: LeafId,
-    /// For a parameter: its name, its version when read, and its version now.
-    pub stamp: Option<(Arc<str>, u64, Arc<AtomicU64>)>,
+    /// For a parameter: what was read.
+    pub stamp: Option<Read>,
     /// Set where the gradient is streamed instead of kept.
     pub visitor: Option<Arc<dyn GradVisitor>>,
 }
@@ -51,7 +53,22 @@ impl Edge {
             Edge::Node(_) => None,
         }
     }
+
+    /// The parameter's name, where this is one.
+    pub fn leaf_name(&self) -> Option<&str> {
+        match self {
+            Edge::Leaf(leaf) => Some(leaf.stamp.as_ref()?.name()),
+            Edge::Node(_) => None,
+        }
+    }
 }
+
+/// The id that the next node will exceed or have: all nodes made from now on do.
+pub(crate) fn next_node() -> u64 {
+    NEXT_NODE.load(Relaxed)
+}
+
+static NEXT_NODE: AtomicU64 = AtomicU64::new(0);
 
 /// One recorded application of an op.
 pub(crate) struct Node {
@@ -63,6 +80,8 @@ struct State {
     op: Box<dyn Op>,
     saved: Saved,
     inputs: Vec<Input>,
+    /// Where the op was applied, known while values are checked.
+    place: Option<String>,
 }
 
 struct Input {
@@ -73,20 +92,23 @@ struct Input {
 
 impl Node {
     pub fn edge(op: Box<dyn Op>, saved: Saved, inputs: &[&Tensor], needs: &[bool]) -> Edge {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         let inputs = inputs
             .iter()
             .zip(needs)
             .map(|(x, need)| Input {
                 edge: if *need { x.edge().cloned() } else { None },
                 shape: x.layout().shape,
-
                 device: x.device().clone(),
             })
             .collect();
         Edge::Node(Arc::new(Node {
-            id: NEXT.fetch_add(1, Relaxed),
-            state: Mutex::new(Some(State { op, saved, inputs })),
+            id: NEXT_NODE.fetch_add(1, Relaxed),
+            state: Mutex::new(Some(State {
+                op,
+                saved,
+                inputs,
+                place: finite::place(),
+            })),
         }))
     }
 
@@ -136,6 +158,11 @@ impl Gradients {
         self.0.remove(&id)
     }
 
+    /// Removes and returns the gradient of a [`Tensor::trained`] tensor.
+    pub fn take(&mut self, x: &Tensor) -> Option<Tensor> {
+        self.remove(x.edge()?.leaf_id()?)
+    }
+
     /// Leaves and gradients, by increasing id.
     pub fn iter(&self) -> impl Iterator<Item = (LeafId, &Tensor)> {
         self.0.iter().map(|(id, g)| (*id, g))
@@ -174,6 +201,14 @@ impl Gradients {
     }
 }
 
+impl IntoIterator for Gradients {
+    type Item = (LeafId, Tensor);
+    type IntoIter = std::collections::btree_map::IntoIter<LeafId, Tensor>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 /// `acc + grad`, in place where either is unshared.
 fn add_into(acc: Option<Tensor>, mut grad: Tensor) -> Result<Tensor> {
     let Some(mut acc) = acc else { return Ok(grad) };
@@ -199,6 +234,8 @@ struct Pending {
     heap: BinaryHeap<u64>,
     nodes: HashMap<u64, (Arc<Node>, Tensor)>,
     leaves: Gradients,
+    /// Nodes below it belong to another sweep.
+    first: u64,
 }
 
 /// Where an op's backward puts gradients.
@@ -308,6 +345,14 @@ impl Grads<'_> {
 }
 
 impl Pending {
+    /// What has been collected for an edge.
+    fn collected(&self, edge: &Edge) -> Option<&Tensor> {
+        match edge {
+            Edge::Leaf(leaf) => self.leaves.get(leaf.id),
+            Edge::Node(node) => self.nodes.get(&node.id).map(|(_, grad)| grad),
+        }
+    }
+
     fn update(
         &mut self,
         edge: &Edge,
@@ -315,16 +360,19 @@ impl Pending {
     ) -> Result<()> {
         match edge {
             Edge::Leaf(leaf) => {
-                if let Some((name, seen, now)) = &leaf.stamp
-                    && now.load(Relaxed) != *seen
-                {
-                    return Err(Error::Param { name: name.to_string(), detail: "was changed between forward and backward; sweep before the optimiser steps".into() });
+                if let Some(stamp) = &leaf.stamp {
+                    stamp.unchanged()?;
                 }
                 if let Some(visitor) = &leaf.visitor {
                     return visitor.tile(0, &f(None)?);
                 }
                 let grad = f(self.leaves.0.remove(&leaf.id))?.packed()?;
                 self.leaves.0.insert(leaf.id, grad);
+            }
+            Edge::Node(node) if node.id < self.first => {
+                return Err(Error::Backward(
+                    "recompute: its function uses a tensor of the tape that is not among its inputs; pass it as one".into(),
+                ));
             }
             Edge::Node(node) => {
                 let grad = match self.nodes.remove(&node.id) {
@@ -363,29 +411,55 @@ pub fn backward(loss: &Tensor) -> Result<Gradients> {
 /// # Errors
 /// As [`backward`], or `dy` is not of y's shape.
 pub fn backward_with(y: &Tensor, dy: Tensor) -> Result<Gradients> {
+    sweep(y, dy, 0)
+}
+
+/// [`backward_with`] over the nodes from `first` on; reaching an older one is an error.
+pub(crate) fn sweep(y: &Tensor, dy: Tensor, first: u64) -> Result<Gradients> {
     let edge = y.edge().ok_or_else(|| Error::Backward("nothing below this tensor is trained: mark parameters trainable, and do not compute it inside `no_grad`".into()))?;
     dy.expect_shape("backward", "dy", y.shape())?;
     let _span = crate::trace::span("backward");
     with_recording(false, || {
-        let mut pending = Pending::default();
-        pending.update(edge, |_| Ok(dy))?;
-        while let Some(id) = pending.heap.pop() {
-            let Some((node, dy)) = pending.nodes.remove(&id) else {
-                continue;
+        finite::inside(|| {
+            let mut pending = Pending {
+                first,
+                ..Pending::default()
             };
-            let state = node.take().ok_or_else(|| {
-                Error::Backward("this graph was swept before; its saved values are gone".into())
-            })?;
-            let _span = crate::trace::span(state.op.name());
-            state.op.backward(
-                &state.saved,
-                dy,
-                &mut Grads {
+            if finite::checking() {
+                finite::check_operands("backward", &[&dy])?;
+            }
+            pending.update(edge, |_| Ok(dy))?;
+            while let Some(id) = pending.heap.pop() {
+                let Some((node, dy)) = pending.nodes.remove(&id) else {
+                    continue;
+                };
+                let state = node.take().ok_or_else(|| {
+                    Error::Backward("this graph was swept before; its saved values are gone".into())
+                })?;
+                let _span = crate::trace::span(state.op.name());
+                let mut grads = Grads {
                     inputs: &state.inputs,
                     pending: &mut pending,
-                },
-            )?;
-        }
-        Ok(pending.leaves)
+                };
+                state.op.backward(&state.saved, dy, &mut grads)?;
+                if finite::checking() {
+                    state.check(&pending)?;
+                }
+            }
+            Ok(pending.leaves)
+        })
     })
+}
+
+impl State {
+    /// Every gradient was finite before this op added to it.
+    fn check(&self, pending: &Pending) -> Result<()> {
+        for edge in self.inputs.iter().filter_map(|input| input.edge.as_ref()) {
+            if let Some(grad) = pending.collected(edge) {
+                let name = format!("backward of {}", self.op.name());
+                finite::check_made(&name, self.place.clone(), false, grad)?;
+            }
+        }
+        Ok(())
+    }
 }

@@ -427,29 +427,6 @@ impl Tensor {
             ))
         }
     }
-
-    /// An error that names `op` and the first element that is NaN or infinite.
-    pub fn check_finite(&self, op: &'static str) -> Result<()> {
-        if !self.dtype().is_float() {
-            return Ok(());
-        }
-        let values = self.to_vec::<f64>()?;
-        let Some(first) = values.iter().position(|x| !x.is_finite()) else {
-            return Ok(());
-        };
-        let mut index = vec![0; self.rank()];
-        let mut rest = first;
-        for axis in (0..self.rank()).rev() {
-            index[axis] = rest % self.shape()[axis];
-            rest /= self.shape()[axis];
-        }
-        Err(Error::NonFinite {
-            op,
-            count: values.iter().filter(|x| !x.is_finite()).count(),
-            total: values.len(),
-            index,
-        })
-    }
 }
 
 impl From<f32> for Tensor {
@@ -474,61 +451,4 @@ impl<const M: usize, const N: usize> From<[[f32; N]; M]> for Tensor {
 fn from_host(values: &[f32], shape: &[usize]) -> Tensor {
     Tensor::from_slice(values, shape, &Device::cpu())
         .unwrap_or_else(|e| unreachable!("a literal of matching shape: {e}"))
-}
-
-impl std::fmt::Debug for Tensor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Tensor{:?} {} on {}{} {self}",
-            self.shape(),
-            self.dtype(),
-            self.device(),
-            if self.requires_grad() {
-                ", on the tape"
-            } else {
-                ""
-            }
-        )
-    }
-}
-
-/// Nested brackets; long axes show three elements at each end.
-impl std::fmt::Display for Tensor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        fn walk(
-            f: &mut std::fmt::Formatter<'_>,
-            shape: &[usize],
-            values: &[f64],
-            integer: bool,
-        ) -> std::fmt::Result {
-            let Some((&n, inner)) = shape.split_first() else {
-                let x = values[0];
-                return if integer {
-                    write!(f, "{x}")
-                } else {
-                    write!(f, "{x:.4}")
-                };
-            };
-            let step: usize = inner.iter().product();
-            f.write_str("[")?;
-            for i in 0..n {
-                if n > 8 && i == 3 {
-                    f.write_str(", …")?;
-                }
-                if n > 8 && (3..n - 3).contains(&i) {
-                    continue;
-                }
-                if i > 0 {
-                    f.write_str(", ")?;
-                }
-                walk(f, inner, &values[i * step..(i + 1) * step], integer)?;
-            }
-            f.write_str("]")
-        }
-        match self.to_vec::<f64>() {
-            Ok(values) => walk(f, self.shape(), &values, !self.dtype().is_float()),
-            Err(e) => write!(f, "<{e}>"),
-        }
-    }
 }

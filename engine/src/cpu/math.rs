@@ -114,13 +114,9 @@ pub fn softplus(x: f32) -> f32 {
 /// Beyond this the reduction of [`sin`] and [`cos`] loses its accuracy.
 pub const TRIG_MAX: f32 = 1e5;
 
-/// x = q·π/2 + r, abs r ≤ π/4: sin r, cos r and q. π/2 in three parts, each product exact.
+/// sin r and cos r for abs r ≤ π/4.
 #[inline(always)]
-fn reduced_sin_cos(x: f32) -> (f32, f32, u32) {
-    const PIO2: [f32; 3] = [1.570_796_4, -4.371_138_8e-8, -1.715_124_5e-15];
-    let shifted = x.mul_add(std::f32::consts::FRAC_2_PI, ROUND);
-    let q = shifted - ROUND;
-    let r = q.mul_add(-PIO2[2], q.mul_add(-PIO2[1], q.mul_add(-PIO2[0], x)));
+pub fn sin_cos_near_zero(r: f32) -> (f32, f32) {
     let z = r * r;
     let s = poly(
         z,
@@ -142,6 +138,17 @@ fn reduced_sin_cos(x: f32) -> (f32, f32, u32) {
     );
     let sin = (z * r).mul_add(s, r);
     let cos = (z * z).mul_add(c, z.mul_add(-0.5, 1.0));
+    (sin, cos)
+}
+
+/// x = q·π/2 + r, abs r ≤ π/4: sin r, cos r and q. π/2 in three parts, each product exact.
+#[inline(always)]
+fn reduced_sin_cos(x: f32) -> (f32, f32, u32) {
+    const PIO2: [f32; 3] = [1.570_796_4, -4.371_138_8e-8, -1.715_124_5e-15];
+    let shifted = x.mul_add(std::f32::consts::FRAC_2_PI, ROUND);
+    let q = shifted - ROUND;
+    let r = q.mul_add(-PIO2[2], q.mul_add(-PIO2[1], q.mul_add(-PIO2[0], x)));
+    let (sin, cos) = sin_cos_near_zero(r);
     (sin, cos, shifted.to_bits())
 }
 

@@ -514,9 +514,21 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn random(&self, distribution: Distribution, key: RandomKey, out: &mut Tensor) -> Result<()> {
-        crate::random::fill(distribution, key, out.as_mut_slice::<f32>()?);
-        Ok(())
+    fn random(
+        &self,
+        distribution: Distribution,
+        key: RandomKey,
+        first_row: u64,
+        columns: std::ops::Range<u64>,
+        out: &mut Tensor,
+    ) -> Result<()> {
+        crate::random::fill(
+            distribution,
+            key,
+            first_row,
+            columns,
+            out.as_mut_slice::<f32>()?,
+        )
     }
 }
 

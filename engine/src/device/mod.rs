@@ -2,6 +2,7 @@
 //! kernels where an op has one. [`oracle`] is a second, deliberately plain backend that computes everything in f64.
 
 use std::any::Any;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use crate::dtype::DType;
@@ -60,7 +61,7 @@ pub struct Gemm {
     pub beta: f32,
 }
 
-/// A distribution to draw from, addressed by a [`RandomKey`] and the flat element index.
+/// A distribution to draw from, addressed by a [`RandomKey`], row and column.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Distribution {
     /// Uniform in [0, 1).
@@ -104,8 +105,15 @@ pub trait Backend: Send + Sync {
     fn top_k(&self, x: &Tensor, k: usize, values: &mut Tensor, indices: &mut Tensor) -> Result<()>;
     /// Per row, the `k`-th smallest element (`k` from 0).
     fn kth_value(&self, x: &Tensor, k: usize, out: &mut Tensor) -> Result<()>;
-    /// Random numbers for the elements `0..len` of the stream `key`.
-    fn random(&self, distribution: Distribution, key: RandomKey, out: &mut Tensor) -> Result<()>;
+    /// Columns `columns` of the stream `key`'s rows from `first_row`, as many as `out` has.
+    fn random(
+        &self,
+        distribution: Distribution,
+        key: RandomKey,
+        first_row: u64,
+        columns: Range<u64>,
+        out: &mut Tensor,
+    ) -> Result<()>;
 }
 
 /// A handle to a backend.

@@ -248,10 +248,17 @@ impl Backend for Oracle {
         visit(out, &kth, |slot, v| *slot = v)
     }
 
-    fn random(&self, distribution: Distribution, key: RandomKey, out: &mut Tensor) -> Result<()> {
+    fn random(
+        &self,
+        distribution: Distribution,
+        key: RandomKey,
+        first_row: u64,
+        columns: std::ops::Range<u64>,
+        out: &mut Tensor,
+    ) -> Result<()> {
         // The same f32 numbers that every other device draws.
         let mut numbers = vec![0.0f32; out.len()];
-        crate::random::fill(distribution, key, &mut numbers);
+        crate::random::fill(distribution, key, first_row, columns, &mut numbers)?;
         visit(
             out,
             &numbers.iter().map(|x| *x as f64).collect::<Vec<_>>(),

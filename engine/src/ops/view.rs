@@ -37,7 +37,7 @@ impl Op for Reshape {
 }
 
 /// A copy of what a layout shows of the *contiguous* input; what it shows twice is summed in backward.
-struct Windows(Layout);
+pub(crate) struct Windows(pub(crate) Layout);
 
 impl Op for Windows {
     fn name(&self) -> &'static str {

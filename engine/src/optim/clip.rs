@@ -1,4 +1,4 @@
-//! Clipping by the global norm (Pascanu, Mikolov & Bengio 2013).
+//! Clipping by the global norm (Pascanu, Mikolov & Bengio 2013) and by value.
 
 use crate::error::Result;
 use crate::op::no_grad;
@@ -18,16 +18,62 @@ pub fn global_norm(grads: &Gradients) -> Result<f64> {
     })
 }
 
-/// Scales all gradients so that their global norm is at most `max`; returns the norm before.
+/// Scales all gradients so that their global norm is at most `max`; returns the norm before. Gradients whose norm is NaN
+/// or infinite stay as they are: look at what is returned.
 ///
 /// # Errors
 /// As [`global_norm`].
 pub fn clip_global_norm(grads: &mut Gradients, max: f32) -> Result<f64> {
     let norm = global_norm(grads)?;
-    if norm > max as f64 {
+    if norm > max as f64 && norm.is_finite() {
         no_grad(|| grads.scale((max as f64 / norm) as f32))?;
     }
     Ok(norm)
+}
+
+/// Puts every element into `[−max, max]`; NaN stays.
+///
+/// # Errors
+/// A gradient that cannot be read.
+pub fn clip_value(grads: &mut Gradients, max: f32) -> Result<()> {
+    let ids: Vec<_> = grads.iter().map(|(id, _)| id).collect();
+    no_grad(|| {
+        for id in ids {
+            if let Some(g) = grads.remove(id) {
+                grads.set(id, g.clamp(-max as f64, max as f64)?);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// A way of clipping.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Clip {
+    /// None.
+    Off,
+    /// [`clip_global_norm`].
+    Norm(f32),
+    /// [`clip_value`].
+    Value(f32),
+}
+
+impl Clip {
+    /// Clips; returns the global norm before.
+    ///
+    /// # Errors
+    /// As [`global_norm`].
+    pub fn apply(self, grads: &mut Gradients) -> Result<f64> {
+        match self {
+            Clip::Off => global_norm(grads),
+            Clip::Norm(max) => clip_global_norm(grads, max),
+            Clip::Value(max) => {
+                let norm = global_norm(grads)?;
+                clip_value(grads, max)?;
+                Ok(norm)
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -45,5 +91,18 @@ mod tests {
         assert!((grads.get(a).unwrap().item().unwrap() - 0.6).abs() < 1e-7);
         assert!((global_norm(&grads).unwrap() - 1.0).abs() < 1e-7);
         assert_eq!(clip_global_norm(&mut grads, 10.0).unwrap() as f32, 1.0);
+    }
+
+    #[test]
+    fn values_are_cut_and_nan_is_left() {
+        let mut grads = Gradients::default();
+        let id = LeafId::fresh();
+        grads.set(id, Tensor::from([3.0, -0.5, -9.0, f32::NAN]));
+        clip_value(&mut grads, 1.0).unwrap();
+        let g = grads.get(id).unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(g[..3], [1.0, -0.5, -1.0]);
+        assert!(g[3].is_nan());
+        assert!(clip_global_norm(&mut grads, 1.0).unwrap().is_nan());
+        assert_eq!(grads.get(id).unwrap().to_vec::<f32>().unwrap()[0], 1.0);
     }
 }
