@@ -171,6 +171,21 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn losses_and_the_like(rows in 1usize..4, cols in 1usize..9, seed: u64) {
+        run("bce", vec![vec![rows, cols], vec![cols]], seed, 64.0, |x| {
+            let share = |x: &Tensor| x.affine(0.45, 0.5);
+            bce(&share(&x[0])?, &share(&x[1])?, &BceOptions { reduction: Reduction::None, ..Default::default() })
+        });
+        run("rotary", vec![vec![rows, cols, 6]], seed, 8.0, |x| rotary(&x[0], &Tensor::arange(cols, x[0].device())?, 50.0)?.square());
+        run("cumsum", vec![vec![rows, cols]], seed, 32.0, |x| x[0].cumsum()?.square());
+        run("recompute", vec![vec![rows, cols], vec![cols]], seed, 16.0, |x| recompute(|y: &[Tensor]| y[0].mul(&y[1])?.square(), &[&x[0], &x[1]]));
+    }
+}
+
 /// Long rows and tiles: the CPU's loops past their unrolled widths, without central differences' cost.
 #[test]
 fn attention_over_several_tiles_agrees_with_the_oracle() {

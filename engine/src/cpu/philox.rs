@@ -151,6 +151,15 @@ pub fn fill(distribution: Distribution, stream: [u32; 4], window: &Window, out: 
     });
 }
 
+/// [`fill`] on the calling thread, to use inside [`simd::dispatch`]: for ops that make their numbers as they go.
+#[inline(always)]
+pub fn fill_here(distribution: Distribution, stream: [u32; 4], window: &Window, out: &mut [f32]) {
+    if !out.is_empty() {
+        let blocks = out.len() / window.width() * window.blocks();
+        fill_blocks(distribution, stream, window, 0..blocks, out);
+    }
+}
+
 #[inline(always)]
 fn fill_blocks(
     distribution: Distribution,
@@ -237,6 +246,16 @@ mod tests {
         let (rows, columns) = (7, 41);
         for distribution in [Distribution::Normal, Distribution::Uniform] {
             let whole = drawn(distribution, 0, 0..columns, rows);
+            let (mut here, window) = (
+                whole.clone(),
+                Window {
+                    first_row: 0,
+                    columns: 0..columns,
+                },
+            );
+            here.fill(f32::NAN);
+            fill_here(distribution, [1, 2, 3, 4], &window, &mut here);
+            assert_eq!(here, whole);
             for (first_row, from, to) in [(0, 0, 41), (2, 1, 40), (3, 5, 6), (6, 8, 24), (0, 3, 4)]
             {
                 let part = drawn(distribution, first_row, from..to, rows - first_row as usize);
