@@ -1,0 +1,196 @@
+//! The models and methods that `train-step` times, at the sizes of the peers' script: head width 64, MLP 4×, vocabulary 2048.
+
+use clap::ValueEnum;
+use deltaw_engine::prelude::*;
+use deltaw_models::encoder::{Encoder, EncoderConfig, SequenceHead};
+use deltaw_models::methods::adalora::AdaLora;
+use deltaw_models::methods::lora::Lora;
+use deltaw_models::methods::selective::Full;
+use deltaw_models::methods::{Attached, Method as _};
+
+use crate::bound::{Wants, Work};
+
+const VOCABULARY: usize = 2048;
+const CLASSES: usize = 2;
+
+/// Which model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Model {
+    /// BERT with a two-class head over the first token.
+    Bert,
+}
+
+/// How it is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    /// Every parameter.
+    Full,
+    /// LoRA on every linear of the blocks.
+    Lora,
+    /// AdaLoRA on every linear of the blocks, inside the phase in which the budget falls.
+    Adalora,
+}
+
+/// Sizes of the step.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Sequences.
+    pub batch: usize,
+    /// Tokens per sequence.
+    pub seq: usize,
+    /// Width.
+    pub dim: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Rank of the update.
+    pub rank: usize,
+}
+
+/// A model with a method attached and one batch in memory.
+pub struct Subject {
+    store: Store,
+    attached: Box<dyn Attached>,
+    loss: Box<dyn Fn(&Context) -> Result<Tensor>>,
+    /// Tokens per step.
+    pub tokens: usize,
+    /// FLOPs of the step's products.
+    pub work: Work,
+}
+
+/// Pseudo-random token ids or classes below `bound`.
+fn integers(shape: &[usize], bound: usize, device: &Device) -> Result<Tensor> {
+    let values: Vec<u32> = (0..shape.iter().product::<usize>() as u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 8) % bound as u32)
+        .collect();
+    Tensor::from_slice(&values, shape, device)
+}
+
+impl Subject {
+    /// Builds it with random weights.
+    ///
+    /// # Errors
+    /// Sizes that do not fit together.
+    pub fn new(model: Model, method: Method, sizes: Sizes) -> Result<Self> {
+        let device = Device::cpu();
+        let store = Store::new(&device, 0);
+        let (loss, heads) = match model {
+            Model::Bert => (bert(&store, sizes, &device)?, ["classifier."]),
+        };
+        let attached = match method {
+            Method::Full => Full.attach(&store, &heads)?,
+            Method::Lora => Lora::rank(sizes.rank).attach(&store, &heads)?,
+            // The budget falls from the first step on, so that every timed step prunes or may prune.
+            Method::Adalora => AdaLora {
+                initial_phase: 0.0,
+                ..AdaLora::target_rank(sizes.rank)
+            }
+            .attach(&store, &heads)?,
+        };
+        let tokens = sizes.batch * sizes.seq;
+        Ok(Subject {
+            work: work(&store, method, sizes)?,
+            store,
+            attached,
+            loss,
+            tokens,
+        })
+    }
+
+    /// What the optimiser updates.
+    pub fn trained(&self) -> Vec<Param> {
+        self.store.trained()
+    }
+
+    /// Loss and penalty of step `step`.
+    ///
+    /// # Errors
+    /// An op's own.
+    pub fn loss(&self, step: u64) -> Result<Tensor> {
+        let loss = (self.loss)(&Context::train(0, step))?;
+        match self.attached.penalty()? {
+            Some(penalty) => loss.add(&penalty),
+            None => Ok(loss),
+        }
+    }
+
+    /// What the method does after the optimiser's step.
+    ///
+    /// # Errors
+    /// The method's own.
+    pub fn after_step(&mut self, step: u64, total: u64, grads: &Gradients) -> Result<()> {
+        self.attached.after_step(step, total, grads)
+    }
+}
+
+fn bert(
+    store: &Store,
+    sizes: Sizes,
+    device: &Device,
+) -> Result<Box<dyn Fn(&Context) -> Result<Tensor>>> {
+    let config = EncoderConfig {
+        vocab_size: VOCABULARY,
+        hidden_size: sizes.dim,
+        num_hidden_layers: sizes.layers,
+        num_attention_heads: sizes.heads,
+        intermediate_size: 4 * sizes.dim,
+        max_position_embeddings: sizes.seq,
+        type_vocab_size: 2,
+        layer_norm_eps: 1e-12,
+        hidden_dropout_prob: 0.0,
+    };
+    let encoder = Encoder::new(&store.at("bert"), &config)?;
+    let head = SequenceHead::new(&store.root(), &config, CLASSES)?;
+    let shape = [sizes.batch, sizes.seq];
+    let ids = integers(&shape, VOCABULARY, device)?;
+    let types = Tensor::zeros(&shape, DType::U32, device)?;
+    let targets = integers(&[sizes.batch], CLASSES, device)?;
+    Ok(Box::new(move |ctx| {
+        let logits = head.forward(ctx, &encoder.forward(ctx, &ids, &types)?)?;
+        cross_entropy(&logits, &targets, &CrossEntropyOptions::default())
+    }))
+}
+
+/// FLOPs of the step: the linears in the store, and attention.
+fn work(store: &Store, method: Method, sizes: Sizes) -> Result<Work> {
+    let mut work = Work::default();
+    let full = method == Method::Full;
+    let rank = match method {
+        Method::Full => 0,
+        Method::Lora => sizes.rank,
+        Method::Adalora => AdaLora::target_rank(sizes.rank).initial_rank,
+    };
+    for site in store.sites() {
+        let (m, n) = (site.out_features()?, site.in_features()?);
+        let inside = site.role() != Role::Other;
+        let first =
+            site.layer() == 0 && matches!(site.role(), Role::Query | Role::Key | Role::Value);
+        // The heads see one row a sequence. Nothing trains below the first block's adapters.
+        let rows = if inside {
+            sizes.batch * sizes.seq
+        } else {
+            sizes.batch
+        };
+        work.linear(
+            rows,
+            m,
+            n,
+            Wants {
+                dx: full || !first,
+                dw: site.param()?.is_trained(),
+                rank: if inside { rank } else { 0 },
+            },
+        );
+    }
+    for _ in 0..sizes.layers {
+        work.attention(
+            sizes.batch,
+            sizes.heads,
+            sizes.seq,
+            sizes.dim / sizes.heads,
+            false,
+        );
+    }
+    Ok(work)
+}
