@@ -2,7 +2,8 @@
 //!
 //! The piece boundaries are the caller's and depend on sizes alone; which thread takes which piece
 //! is left to chance and cannot be seen in a result. The calling thread works too, and helpers that
-//! wake late find nothing left to do, so that a small job costs no more than a wake-up call.
+//! wake late find nothing left to do, so that a small job costs no more than a wake-up call. A helper
+//! looks out for the next job for some microseconds before it sleeps, since waking it costs as much.
 //! A job started from inside another, or while another caller holds the helpers, runs on the
 //! calling thread alone.
 
@@ -11,7 +12,7 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
@@ -40,21 +41,36 @@ impl Job<'_> {
     }
 }
 
+/// Looks at a counter before a thread goes to sleep: 10 to 40 µs.
+const LOOKS: usize = 1 << 10;
+
 /// What the helpers look at, under one lock.
 struct Board {
     /// The job on offer, as an address so that its lifetime can be erased.
     job: Option<usize>,
-    /// Counts the jobs, so that a helper takes part in each at most once.
-    posted: u64,
-    /// Helpers inside the job.
-    active: usize,
+    /// Helpers that sleep.
+    asleep: usize,
+    /// Whether the caller sleeps until the helpers have left.
+    waiting: bool,
     closing: bool,
 }
 
 struct Shared {
     board: Mutex<Board>,
+    /// Counts the jobs, so that a helper takes part in each at most once; written under the lock.
+    posted: AtomicU64,
+    /// Helpers inside the job; written under the lock.
+    active: AtomicUsize,
     offered: Condvar,
     left: Condvar,
+}
+
+/// Whether `happened` within a short while.
+fn soon(happened: impl Fn() -> bool) -> bool {
+    (0..LOOKS).any(|_| {
+        std::hint::spin_loop();
+        happened()
+    })
 }
 
 struct Pool {
@@ -81,10 +97,12 @@ impl Pool {
         let shared = Arc::new(Shared {
             board: Mutex::new(Board {
                 job: None,
-                posted: 0,
-                active: 0,
+                asleep: 0,
+                waiting: false,
                 closing: false,
             }),
+            posted: AtomicU64::new(0),
+            active: AtomicUsize::new(0),
             offered: Condvar::new(),
             left: Condvar::new(),
         });
@@ -107,26 +125,31 @@ impl Pool {
             job.work();
             return;
         };
-        {
-            let mut board = lock(&self.shared.board);
+        let shared = &*self.shared;
+        let asleep = {
+            let mut board = lock(&shared.board);
             board.job = Some(std::ptr::from_ref(job) as usize);
-            board.posted += 1;
-        }
-        if job.pieces - 1 < self.helpers.len() {
-            (1..job.pieces).for_each(|_| self.shared.offered.notify_one());
-        } else {
-            self.shared.offered.notify_all();
-        }
+            shared.posted.fetch_add(1, Ordering::Relaxed);
+            board.asleep
+        };
+        (0..asleep.min(job.pieces - 1)).for_each(|_| shared.offered.notify_one());
         job.work();
-        let mut board = lock(&self.shared.board);
+        let mut board = lock(&shared.board);
         board.job = None;
-        while board.active > 0 {
-            board = self
-                .shared
+        drop(board);
+        // A helper inside is in its last piece, and none can enter any more.
+        if soon(|| shared.active.load(Ordering::Acquire) == 0) {
+            return;
+        }
+        board = lock(&shared.board);
+        board.waiting = true;
+        while shared.active.load(Ordering::Acquire) > 0 {
+            board = shared
                 .left
                 .wait(board)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        board.waiting = false;
     }
 }
 
@@ -143,33 +166,39 @@ impl Drop for Pool {
 
 fn help(shared: &Shared) {
     let mut seen = 0;
-    let mut board = lock(&shared.board);
     loop {
+        soon(|| shared.posted.load(Ordering::Relaxed) != seen);
+        let mut board = lock(&shared.board);
         if board.closing {
             return;
         }
-        match board.job {
-            Some(address) if board.posted != seen => {
-                seen = board.posted;
-                board.active += 1;
-                drop(board);
-                // SAFETY: the address is that of a `Job` on the stack of `Pool::run`, which takes
-                // the job off the board and waits until `active` is 0 before it returns; `active`
-                // was raised under the same lock while the job was still on the board.
-                let job = unsafe { &*(address as *const Job<'_>) };
-                job.work();
-                board = lock(&shared.board);
-                board.active -= 1;
-                if board.active == 0 {
-                    shared.left.notify_all();
-                }
-            }
+        let fresh = shared.posted.load(Ordering::Relaxed) != seen;
+        seen = shared.posted.load(Ordering::Relaxed);
+        let job = match board.job {
+            Some(address) if fresh => address,
+            // It came and went: look out for the next.
+            _ if fresh => continue,
             _ => {
+                board.asleep += 1;
                 board = shared
                     .offered
                     .wait(board)
                     .unwrap_or_else(PoisonError::into_inner);
+                board.asleep -= 1;
+                continue;
             }
+        };
+        shared.active.fetch_add(1, Ordering::Relaxed);
+        drop(board);
+        // SAFETY: the address is that of a `Job` on the stack of `Pool::run`, which takes the job
+        // off the board and waits until `active` is 0 before it returns; `active` was raised under
+        // the lock while the job was still on the board.
+        let job = unsafe { &*(job as *const Job<'_>) };
+        job.work();
+        let board = lock(&shared.board);
+        // Released so that the caller, who may look without the lock, sees all that was written.
+        if shared.active.fetch_sub(1, Ordering::Release) == 1 && board.waiting {
+            shared.left.notify_all();
         }
     }
 }

@@ -532,6 +532,61 @@ impl Backend for Cpu {
     }
 }
 
+/// `C = α·op(A)·(op(B) + term) + β·C + bias` of CPU matrices, with A f32 and each transposed or not; C is contiguous.
+///
+/// # Errors
+/// Element types other than f32 · (f32, bf16, f16) → f32.
+pub(crate) fn product_with(
+    (a, trans_a): (&Tensor, bool),
+    (b, trans_b): (&Tensor, bool),
+    extra: kernel::Extra,
+    alpha: f32,
+    beta: f32,
+    c: &mut Tensor,
+) -> Result<()> {
+    let matrix = |x: &Tensor, transposed: bool| {
+        let (rows, cols) = (x.layout().strides[0], x.layout().strides[1]);
+        if transposed {
+            kernel::Layout {
+                rows: cols,
+                cols: rows,
+            }
+        } else {
+            kernel::Layout { rows, cols }
+        }
+    };
+    let (la, lb) = (matrix(a, trans_a), matrix(b, trans_b));
+    let (m, n) = (c.shape()[0], c.shape()[1]);
+    let k = a.shape()[if trans_a { 0 } else { 1 }];
+    let (dims, scale) = (kernel::Dims { m, n, k }, kernel::Scale { alpha, beta });
+    let (start_a, start_b) = (a.layout().offset, b.layout().offset);
+    let a = (
+        a.storage_slice::<f32>()?.get(start_a..).unwrap_or_default(),
+        la,
+    );
+    with_operand(b, |operand| {
+        let c = (c.as_mut_slice::<f32>()?, n);
+        macro_rules! run {
+            ($b:expr) => {
+                kernel::gemm_with(
+                    dims,
+                    scale,
+                    a,
+                    ($b.get(start_b..).unwrap_or_default(), lb),
+                    extra,
+                    c,
+                )
+            };
+        }
+        match operand {
+            Operand::F32(b) => run!(b),
+            Operand::Bf16(b) => run!(b),
+            Operand::F16(b) => run!(b),
+        }
+        Ok(())
+    })
+}
+
 /// The right-hand side of a product in its own type.
 enum Operand<'a> {
     F32(&'a [f32]),

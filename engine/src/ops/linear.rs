@@ -5,9 +5,13 @@
 //! ```
 //!
 //! x `[…, n]` f32, W `[m, n]` f32, bf16 or f16, b `[m]`, y `[…, m]`. A frozen W saves W and not x. An observed W has
-//! dyᵀ·x streamed to its visitor in panels of rows and never stored.
+//! dyᵀ·x streamed to its visitor in panels of rows and never stored. On the CPU the bias enters as the product is stored, and
+//! db is the product of a row of ones with dy.
 
+use crate::cpu::gemm as kernel;
+use crate::cpu::gemm::Extra;
 use crate::device::Gemm;
+use crate::device::cpu::product_with;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::layout::{Dims, Layout};
@@ -52,6 +56,62 @@ pub(crate) fn product(
         b,
         c,
     )
+}
+
+/// `x·Wᵀ + b` for matrices.
+fn forward_product(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let mut y = Tensor::empty(&[x.rows(), w.shape()[0]], DType::F32, x.device())?;
+    match bias {
+        Some(bias) if x.device().is_cpu() => {
+            let bias = bias.packed()?;
+            let extra = Extra {
+                bias: Some(bias.as_slice()?),
+                term: None,
+            };
+            product_with((x, false), (w, true), extra, 1.0, 0.0, &mut y)?;
+        }
+        Some(bias) => {
+            let view = bias.broadcast_view("linear", &y.layout().shape)?;
+            x.device().backend().copy(&view, &mut y)?;
+            product(x, false, w, true, 1.0, &mut y)?;
+        }
+        None => product(x, false, w, true, 0.0, &mut y)?,
+    }
+    Ok(y)
+}
+
+/// Adds Σ_rows dy to the gradient of the bias, input `i`.
+pub(crate) fn bias_gradient(grads: &mut Grads, i: usize, dy: &Tensor) -> Result<()> {
+    if !(grads.has(i) && grads.needs(i)) {
+        return Ok(());
+    }
+    if !dy.device().is_cpu() {
+        return grads.add(i, dy.sum(0)?);
+    }
+    let dy = dy.packed()?;
+    let (rows, columns) = (dy.rows(), dy.last_dim());
+    let (dims, source) = (
+        kernel::Dims {
+            m: 1,
+            n: columns,
+            k: rows,
+        },
+        dy.as_slice::<f32>()?,
+    );
+    // One 1.0 stands for the whole row of ones.
+    let ones = kernel::Layout { rows: 1, cols: 0 };
+    grads.write(i, |out, beta| {
+        let scale = kernel::Scale { alpha: 1.0, beta };
+        let b = (source, kernel::Layout::row_major(columns));
+        kernel::gemm(
+            dims,
+            scale,
+            (&[1.0], ones),
+            b,
+            (out.as_mut_slice()?, columns),
+        );
+        Ok(())
+    })
 }
 
 /// Lets `f` write a gradient of any rank as a matrix.
@@ -123,16 +183,8 @@ impl Op for Linear {
     fn forward(&self, f: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
         let (x, w, bias) = (inputs[0], inputs[1], inputs.get(2).copied());
         let shape = output_shape("linear", x, w, bias)?;
-        let (x, rows) = (as_matrix(x)?, x.rows());
-        let (mut y, beta) = (
-            Tensor::empty(&[rows, w.shape()[0]], DType::F32, x.device())?,
-            bias.is_some() as u8 as f32,
-        );
-        if let Some(b) = bias {
-            let view = b.broadcast_view("linear", &y.layout().shape)?;
-            x.device().backend().copy(&view, &mut y)?;
-        }
-        product(&x, false, w, true, beta, &mut y)?;
+        let x = as_matrix(x)?;
+        let y = forward_product(&x, w, bias)?;
         if f.needs(1) {
             f.save(0, &x);
         }
@@ -156,10 +208,7 @@ impl Op for Linear {
                 product(&dy, true, saved.get(0)?, false, beta, out)
             })?;
         }
-        if grads.has(2) && grads.needs(2) {
-            grads.add(2, dy.sum(0)?)?;
-        }
-        Ok(())
+        bias_gradient(grads, 2, &dy)
     }
 }
 

@@ -5,16 +5,19 @@
 //! dx = dy·(W + s·B·Λ·A)    dB = s·dyᵀ·(h·Λ)    dA = s·(g·Λ)ᵀ·x    dλ = s·Σ_tokens g ⊙ h    db = Σ_tokens dy
 //! ```
 //!
-//! x `[…, n]`, W `[m, n]` frozen, A `[r, n]`, B `[m, r]`, λ `[r]` or none (ones). The sum W + s·B·Λ·A is made once into scratch
-//! for the forward product and once more for dx: at r ≪ tokens that is cheaper than two thin products a token. The gradients of
-//! the factors have the thin form, so that no m×n gradient exists. Saved: x, A, B, λ, and W where dx is wanted.
+//! x `[…, n]`, W `[m, n]` frozen, A `[r, n]`, B `[m, r]`, λ `[r]` or none (ones). W + s·B·Λ·A exists panel by panel only, made as
+//! the product packs W, for y and again for dx: at r ≪ tokens that is cheaper than two thin products a token, and cheaper than
+//! keeping it. The gradients of the factors have the thin form, so that no m×n gradient exists. A triplet whose λ is 0 takes no
+//! part in ΔW, dA and dB; its dλ is that of any other. Saved: x, A, B, λ, and W where dx is wanted.
 
+use crate::cpu::gemm::{Dims, Extra, Layout as Strides, Scale, Term, gemm};
 use crate::device::Device;
+use crate::device::cpu::product_with;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::op::{Forward, Op, Saved, apply};
-use crate::ops::linear::{as_matrix, linear, output_shape, product, write_matrix};
+use crate::ops::linear::{as_matrix, bias_gradient, linear, output_shape, write_matrix};
 use crate::tape::Grads;
 use crate::tensor::Tensor;
 
@@ -33,18 +36,88 @@ fn scaled(a: &Tensor, lambda: Option<&Tensor>, scale: f32) -> Result<Tensor> {
     a.affine(scale as f64, 0.0)
 }
 
-/// W + s·B·Λ·A in f32.
-fn merged(
-    w: &Tensor,
-    a: &Tensor,
-    b: &Tensor,
-    lambda: Option<&Tensor>,
-    scale: f32,
-) -> Result<Tensor> {
-    let mut sum = Tensor::empty(w.shape(), DType::F32, w.device())?;
-    w.device().backend().copy(w, &mut sum)?;
-    product(b, false, &scaled(a, lambda, scale)?, false, 1.0, &mut sum)?;
-    Ok(sum)
+/// The update's factors with s and Λ taken into A, and without the triplets whose λ is 0.
+struct Factors {
+    /// s·Λ·A, `[rank, n]`.
+    a: Vec<f32>,
+    /// `[m, rank]`.
+    b: Vec<f32>,
+    rank: usize,
+    n: usize,
+}
+
+impl Factors {
+    fn new(a: &Tensor, b: &Tensor, lambda: Option<&Tensor>, scale: f32) -> Result<Self> {
+        let n = a.shape()[1];
+        let (a, b) = (a.packed()?, b.packed()?);
+        let triplets = Triplets::new(lambda, a.shape()[0], scale)?;
+        let rows = a.as_slice::<f32>()?;
+        let scaled = triplets
+            .acting
+            .iter()
+            .flat_map(|(i, s)| rows[i * n..(i + 1) * n].iter().map(move |x| s * x));
+        Ok(Factors {
+            a: scaled.collect(),
+            b: triplets.columns(b.as_slice()?, b.shape()[1], |_| 1.0),
+            rank: triplets.acting.len(),
+            n,
+        })
+    }
+
+    /// ΔW, or ΔWᵀ, as a term of a product's right side.
+    fn term(&self, transposed: bool) -> Option<Term<'_>> {
+        let (a, b) = (&self.a, &self.b);
+        let term = if transposed {
+            Term {
+                left: (a, Strides::transposed(self.n)),
+                right: (b, Strides::transposed(self.rank)),
+                rank: self.rank,
+            }
+        } else {
+            Term {
+                left: (b, Strides::row_major(self.rank)),
+                right: (a, Strides::row_major(self.n)),
+                rank: self.rank,
+            }
+        };
+        (self.rank > 0).then_some(term)
+    }
+}
+
+/// The triplets that act: their index and s·λ.
+struct Triplets {
+    acting: Vec<(usize, f32)>,
+    /// s, where there is no λ.
+    all: Option<f32>,
+}
+
+impl Triplets {
+    fn new(lambda: Option<&Tensor>, r: usize, scale: f32) -> Result<Self> {
+        let Some(lambda) = lambda else {
+            let acting = (0..r).map(|i| (i, scale)).collect();
+            return Ok(Triplets {
+                acting,
+                all: Some(scale),
+            });
+        };
+        let lambda = lambda.packed()?;
+        let values = lambda
+            .as_slice::<f32>()?
+            .iter()
+            .map(|l| scale * l)
+            .enumerate();
+        Ok(Triplets {
+            acting: values.filter(|(_, l)| *l != 0.0).collect(),
+            all: None,
+        })
+    }
+
+    /// Their columns of an `[_, r]` matrix, each times `factor(s·λ)`.
+    fn columns(&self, x: &[f32], r: usize, factor: impl Fn(f32) -> f32) -> Vec<f32> {
+        let rows = x.chunks_exact(r.max(1));
+        rows.flat_map(|row| self.acting.iter().map(|(i, s)| factor(*s) * row[*i]))
+            .collect()
+    }
 }
 
 impl LowRank {
@@ -69,20 +142,17 @@ impl Op for LowRank {
         let [x, w, a, b] = [inputs[0], inputs[1], inputs[2], inputs[3]];
         let (bias, lambda) = self.optional(inputs);
         let shape = output_shape("low_rank", x, w, bias)?;
-        let (x, rows) = (as_matrix(x)?, x.rows());
-        let mut y = Tensor::empty(&[rows, w.shape()[0]], DType::F32, x.device())?;
-        if let Some(bias) = bias {
-            let view = bias.broadcast_view("low_rank", &y.layout().shape)?;
-            x.device().backend().copy(&view, &mut y)?;
-        }
-        product(
-            &x,
-            false,
-            &merged(w, a, b, lambda, self.scale)?,
-            true,
-            self.has_bias as u8 as f32,
-            &mut y,
-        )?;
+        let x = as_matrix(x)?;
+        let mut y = Tensor::empty(&[x.rows(), w.shape()[0]], DType::F32, x.device())?;
+        let (factors, bias) = (
+            Factors::new(a, b, lambda, self.scale)?,
+            bias.map(Tensor::packed).transpose()?,
+        );
+        let extra = Extra {
+            bias: bias.as_ref().map(Tensor::as_slice).transpose()?,
+            term: factors.term(true),
+        };
+        product_with((&x, false), (w, true), extra, 1.0, 0.0, &mut y)?;
         if f.needs_any() {
             f.save(0, &x);
             f.save(2, a);
@@ -107,30 +177,140 @@ impl Op for LowRank {
         let dy = as_matrix(&dy)?;
         let (x, a, b, lambda) = (saved.get(0)?, saved.get(2)?, saved.get(3)?, saved.find(4));
         if grads.needs(0) {
-            let whole = merged(saved.get(1)?, a, b, lambda, self.scale)?;
+            let (w, factors) = (saved.get(1)?, Factors::new(a, b, lambda, self.scale)?);
+            let extra = Extra {
+                bias: None,
+                term: factors.term(false),
+            };
             write_matrix(grads, 0, |out, beta| {
-                product(&dy, false, &whole, false, beta, out)
+                product_with((&dy, false), (w, false), extra, 1.0, beta, out)
             })?;
         }
         let lambda_at = 4 + self.has_bias as usize;
         let wants_lambda = self.has_lambda && grads.needs(lambda_at);
-        if grads.needs(2) || wants_lambda {
-            let g = dy.matmul(b)?.affine(self.scale as f64, 0.0)?;
-            if grads.needs(2) {
-                let g = lambda.map_or(Ok(g.clone()), |l| g.mul(l))?;
-                grads.write(2, |out, beta| product(&g, true, x, false, beta, out))?;
+        let triplets = Triplets::new(lambda, a.shape()[0], self.scale)?;
+        let g = if grads.needs(2) || wants_lambda {
+            Some(dy.matmul(b)?)
+        } else {
+            None
+        };
+        let h = if grads.needs(3) || wants_lambda {
+            Some(x.matmul_t(a, false, true)?)
+        } else {
+            None
+        };
+        if let Some(g) = &g {
+            grads.write(2, |out, beta| {
+                triplets.gradient(g, x, Side::Left, beta, out)
+            })?;
+        }
+        if let Some(h) = &h {
+            grads.write(3, |out, beta| {
+                triplets.gradient(h, &dy, Side::Right, beta, out)
+            })?;
+        }
+        if let (true, Some(g), Some(h)) = (wants_lambda, &g, &h) {
+            grads.add(lambda_at, g.mul(h)?.sum(0)?.affine(self.scale as f64, 0.0)?)?;
+        }
+        if self.has_bias {
+            bias_gradient(grads, 4, &dy)?;
+        }
+        Ok(())
+    }
+}
+
+/// Which factor a gradient belongs to.
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    /// A, `[r, n]`.
+    Left,
+    /// B, `[m, r]`.
+    Right,
+}
+
+impl Triplets {
+    /// `out = β·out + (t·sΛ)ᵀ·u` for A, or its transpose for B: `t` `[T, r]`, `u` `[T, wide]`.
+    fn gradient(
+        &self,
+        t: &Tensor,
+        u: &Tensor,
+        side: Side,
+        beta: f32,
+        out: &mut Tensor,
+    ) -> Result<()> {
+        let (r, wide, tokens) = (t.last_dim(), u.last_dim(), t.rows());
+        let (t, u, rank) = (
+            t.as_slice::<f32>()?,
+            u.as_slice::<f32>()?,
+            self.acting.len(),
+        );
+        let scaled;
+        let (own, alpha) = match self.all {
+            Some(scale) => (t, scale),
+            None => {
+                scaled = self.columns(t, r, |s| s);
+                (&scaled[..], 1.0)
             }
-            if wants_lambda {
-                let h = x.matmul_t(a, false, true)?;
-                grads.add(lambda_at, g.mul(&h)?.sum(0)?)?;
+        };
+        let out = out.as_mut_slice::<f32>()?;
+        // Where every triplet acts, the product goes straight into the gradient.
+        let direct = rank == r;
+        let mut apart = if direct {
+            vec![]
+        } else {
+            vec![0.0; rank * wide]
+        };
+        let (target, beta_here) = if direct {
+            (&mut *out, beta)
+        } else {
+            (&mut apart[..], 0.0)
+        };
+        let scale = Scale {
+            alpha,
+            beta: beta_here,
+        };
+        let (turned, plain) = (Strides::transposed(rank), Strides::row_major(rank));
+        match side {
+            Side::Left => {
+                let dims = Dims {
+                    m: rank,
+                    n: wide,
+                    k: tokens,
+                };
+                gemm(
+                    dims,
+                    scale,
+                    (own, turned),
+                    (u, Strides::row_major(wide)),
+                    (target, wide),
+                );
+            }
+            Side::Right => {
+                let dims = Dims {
+                    m: wide,
+                    n: rank,
+                    k: tokens,
+                };
+                gemm(
+                    dims,
+                    scale,
+                    (u, Strides::transposed(wide)),
+                    (own, plain),
+                    (target, rank),
+                );
             }
         }
-        if grads.needs(3) {
-            let h = x.matmul_t(&scaled(a, lambda, self.scale)?, false, true)?;
-            grads.write(3, |out, beta| product(&dy, true, &h, false, beta, out))?;
-        }
-        if self.has_bias && grads.needs(4) {
-            grads.add(4, dy.sum(0)?)?;
+        if !direct {
+            out.iter_mut()
+                .for_each(|x| *x = if beta == 0.0 { 0.0 } else { beta * *x });
+            for (at, (i, _)) in self.acting.iter().enumerate() {
+                for j in 0..wide {
+                    match side {
+                        Side::Left => out[i * wide + j] += apart[at * wide + j],
+                        Side::Right => out[j * r + i] += apart[j * rank + at],
+                    }
+                }
+            }
         }
         Ok(())
     }

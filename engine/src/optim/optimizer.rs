@@ -157,6 +157,7 @@ impl<R: Rule> Optimizer<R> {
     /// # Errors
     /// A gradient or a mask of another shape than its parameter.
     pub fn step(&mut self, params: &[Param], grads: &Gradients, lr: f32) -> Result<()> {
+        let _span = crate::trace::span("optimizer");
         for param in params {
             if let Some(grad) = grads.get(param.id()) {
                 no_grad(|| self.update(param, grad, lr))?;
