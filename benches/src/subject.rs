@@ -2,20 +2,30 @@
 
 use clap::ValueEnum;
 use deltaw_engine::prelude::*;
+use deltaw_models::decoder::{Decoder, DecoderConfig, next_token_loss};
 use deltaw_models::encoder::{Encoder, EncoderConfig, SequenceHead};
 use deltaw_models::methods::adalora::AdaLora;
 use deltaw_models::methods::lora::Lora;
 use deltaw_models::methods::selective::Full;
 use deltaw_models::methods::{Attached, Method as _};
+use deltaw_models::transformer::Activation;
+use deltaw_models::vit::{ImageHead, Vit, VitConfig};
 
 use crate::bound::{Wants, Work};
 
 const VOCABULARY: usize = 2048;
 const CLASSES: usize = 2;
+const IMAGE: [usize; 2] = [3, 32];
+const PATCH: usize = 4;
+const IMAGE_CLASSES: usize = 10;
 
 /// Which model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Model {
+    /// GPT-2's shape with a tied head; the loss is the next token's.
+    Gpt,
+    /// ViT on 32×32 RGB images with patches of 4: 65 tokens whatever `--seq` says; ten classes.
+    Vit,
     /// BERT with a two-class head over the first token.
     Bert,
 }
@@ -52,7 +62,7 @@ pub struct Sizes {
 pub struct Subject {
     store: Store,
     attached: Box<dyn Attached>,
-    loss: Box<dyn Fn(&Context) -> Result<Tensor>>,
+    loss: Loss,
     /// Tokens per step.
     pub tokens: usize,
     /// FLOPs of the step's products.
@@ -75,22 +85,32 @@ impl Subject {
     pub fn new(model: Model, method: Method, sizes: Sizes) -> Result<Self> {
         let device = Device::cpu();
         let store = Store::new(&device, 0);
-        let (loss, heads) = match model {
-            Model::Bert => (bert(&store, sizes, &device)?, ["classifier."]),
+        let sizes = match model {
+            Model::Vit => Sizes {
+                seq: (IMAGE[1] / PATCH).pow(2) + 1,
+                ..sizes
+            },
+            Model::Gpt | Model::Bert => sizes,
+        };
+        // PEFT's script trains the classifiers beside the adapters, and not the output matrix of a language model.
+        let (loss, heads): (_, &[&str]) = match model {
+            Model::Gpt => (gpt(&store, sizes, &device)?, &[]),
+            Model::Bert => (bert(&store, sizes, &device)?, &["classifier."]),
+            Model::Vit => (vit(&store, sizes, &device)?, &["classifier."]),
         };
         let attached = match method {
-            Method::Full => Full.attach(&store, &heads)?,
-            Method::Lora => Lora::rank(sizes.rank).attach(&store, &heads)?,
+            Method::Full => Full.attach(&store, heads)?,
+            Method::Lora => Lora::rank(sizes.rank).attach(&store, heads)?,
             // The budget falls from the first step on, so that every timed step prunes or may prune.
             Method::Adalora => AdaLora {
                 initial_phase: 0.0,
                 ..AdaLora::target_rank(sizes.rank)
             }
-            .attach(&store, &heads)?,
+            .attach(&store, heads)?,
         };
         let tokens = sizes.batch * sizes.seq;
         Ok(Subject {
-            work: work(&store, method, sizes)?,
+            work: work(&store, model, method, sizes)?,
             store,
             attached,
             loss,
@@ -124,11 +144,35 @@ impl Subject {
     }
 }
 
-fn bert(
-    store: &Store,
-    sizes: Sizes,
-    device: &Device,
-) -> Result<Box<dyn Fn(&Context) -> Result<Tensor>>> {
+type Loss = Box<dyn Fn(&Context) -> Result<Tensor>>;
+
+fn gpt(store: &Store, sizes: Sizes, device: &Device) -> Result<Loss> {
+    let config = DecoderConfig::gpt2(VOCABULARY, sizes.dim, sizes.layers, sizes.heads, sizes.seq);
+    let decoder = Decoder::new(&store.root(), &config)?;
+    let ids = integers(&[sizes.batch, sizes.seq], VOCABULARY, device)?;
+    Ok(Box::new(move |ctx| {
+        next_token_loss(&decoder.forward(ctx, &ids)?, &ids, None)
+    }))
+}
+
+fn vit(store: &Store, sizes: Sizes, device: &Device) -> Result<Loss> {
+    let [channels, side] = IMAGE;
+    let config = VitConfig::new(side, PATCH, channels, sizes.dim, sizes.layers, sizes.heads);
+    let vit = Vit::new(&store.at("vit"), &config)?;
+    let head = ImageHead::new(&store.root(), &config, IMAGE_CLASSES)?;
+    let shape = [sizes.batch, channels, side, side];
+    let grey: Vec<f32> = (0..shape.iter().product::<usize>() as u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0)
+        .collect();
+    let pixels = Tensor::from_slice(&grey, &shape, device)?;
+    let targets = integers(&[sizes.batch], IMAGE_CLASSES, device)?;
+    Ok(Box::new(move |ctx| {
+        let logits = head.forward(ctx, &vit.forward(ctx, &pixels)?)?;
+        cross_entropy(&logits, &targets, &CrossEntropyOptions::default())
+    }))
+}
+
+fn bert(store: &Store, sizes: Sizes, device: &Device) -> Result<Loss> {
     let config = EncoderConfig {
         vocab_size: VOCABULARY,
         hidden_size: sizes.dim,
@@ -138,6 +182,7 @@ fn bert(
         max_position_embeddings: sizes.seq,
         type_vocab_size: 2,
         layer_norm_eps: 1e-12,
+        hidden_act: Activation::Gelu,
         hidden_dropout_prob: 0.0,
     };
     let encoder = Encoder::new(&store.at("bert"), &config)?;
@@ -152,23 +197,26 @@ fn bert(
     }))
 }
 
-/// FLOPs of the step: the linears in the store, and attention.
-fn work(store: &Store, method: Method, sizes: Sizes) -> Result<Work> {
+/// FLOPs of the step: the linears in the store, attention, and a decoder's tied head.
+fn work(store: &Store, model: Model, method: Method, sizes: Sizes) -> Result<Work> {
     let mut work = Work::default();
-    let full = method == Method::Full;
+    let (full, tokens) = (method == Method::Full, sizes.batch * sizes.seq);
     let rank = match method {
         Method::Full => 0,
         Method::Lora => sizes.rank,
         Method::Adalora => AdaLora::target_rank(sizes.rank).initial_rank,
     };
-    for site in store.sites() {
+    for site in store.sites().into_iter().filter(Site::is_linear) {
         let (m, n) = (site.out_features()?, site.in_features()?);
         let inside = site.role() != Role::Other;
         let first =
             site.layer() == 0 && matches!(site.role(), Role::Query | Role::Key | Role::Value);
-        // The heads see one row a sequence. Nothing trains below the first block's adapters.
+        let patches = !inside && site.layer() == 0;
+        // Heads see one row a sequence. Nothing trains below the first block's adapters, and pixels have no gradient.
         let rows = if inside {
-            sizes.batch * sizes.seq
+            tokens
+        } else if patches {
+            tokens - sizes.batch
         } else {
             sizes.batch
         };
@@ -177,9 +225,21 @@ fn work(store: &Store, method: Method, sizes: Sizes) -> Result<Work> {
             m,
             n,
             Wants {
-                dx: full || !first,
+                dx: !patches && (full || !first),
                 dw: site.param()?.is_trained(),
                 rank: if inside { rank } else { 0 },
+            },
+        );
+    }
+    if model == Model::Gpt {
+        work.linear(
+            tokens,
+            VOCABULARY,
+            sizes.dim,
+            Wants {
+                dx: true,
+                dw: full,
+                rank: 0,
             },
         );
     }
@@ -189,7 +249,7 @@ fn work(store: &Store, method: Method, sizes: Sizes) -> Result<Work> {
             sizes.heads,
             sizes.seq,
             sizes.dim / sizes.heads,
-            false,
+            model == Model::Gpt,
         );
     }
     Ok(work)

@@ -20,7 +20,7 @@ use serde_json::json;
 #[derive(Debug, Parser)]
 #[command(after_help = "\
 Examples:
-  train-step --model bert --method lora
+  train-step --model gpt --method lora
   train-step --model bert --method full --profile trace.json
   benches/peers/pytorch_peft.py --command \"target/release/train-step\" --model bert --method lora
 
@@ -28,7 +28,7 @@ The JSON line: median_ms and fastest_ms over the timed steps; tokens_per_s; peak
 bound_ms, the step's matrix products (thin ones and attention's included) at the rate of a large product in the same run,
 gflop_per_s; and over_bound, the ratio of the median to that bound.")]
 struct Arguments {
-    #[arg(long, value_enum, default_value = "bert")]
+    #[arg(long, value_enum, default_value = "gpt")]
     model: Model,
     #[arg(long, value_enum, default_value = "lora")]
     method: Method,
