@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::op::no_grad;
-use crate::ops::linear::linear;
+use crate::ops::linear::{linear, linear_stored};
 use crate::param::Param;
 use crate::tensor::Tensor;
 
@@ -397,15 +397,11 @@ impl Site {
     /// `x·Wᵀ + b`, without a copy of a W that is stored transposed.
     fn plain(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let view = self.view()?;
-        if !view.transposed {
-            return linear(x, &self.weight()?, bias);
+        if view.transposed {
+            linear_stored(x, &view.stored()?, true, bias)
+        } else {
+            linear(x, &self.weight()?, bias)
         }
-        let rows = x
-            .reshape(&[x.rows(), x.last_dim()])?
-            .matmul(&view.stored()?)?;
-        let y = bias.map_or(Ok(rows.clone()), |b| rows.add(b))?;
-        let lead = x.rank().saturating_sub(1);
-        y.reshape(&[&x.shape()[..lead], &[view.rows.len()]].concat())
     }
 
     /// The output with the site's wraps: called by embeddings and sub-layers.

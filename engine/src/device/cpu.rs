@@ -362,6 +362,11 @@ impl Backend for Cpu {
             );
             return Ok(());
         }
+        let lead = flags.iter().take_while(|r| **r).count();
+        if reduce == Reduce::Sum && flags[lead..].iter().all(|r| !r) {
+            kernel::sum_rows(source, 0.0, out.as_mut_slice()?);
+            return Ok(());
+        }
         let view = out
             .layout()
             .broadcast(&shape)

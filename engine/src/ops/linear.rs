@@ -8,8 +8,7 @@
 //! dyᵀ·x streamed to its visitor in panels of rows and never stored. On the CPU the bias enters as the product is stored, and
 //! db is the product of a row of ones with dy.
 
-use crate::cpu::gemm as kernel;
-use crate::cpu::gemm::Extra;
+use crate::cpu::gemm::{self as kernel, Extra};
 use crate::device::Gemm;
 use crate::device::cpu::product_with;
 use crate::dtype::DType;
@@ -22,7 +21,22 @@ use crate::tensor::Tensor;
 /// Elements of the gradient panel that a visitor sees at a time.
 const PANEL: usize = 1 << 18;
 
-struct Linear;
+struct Linear {
+    /// Whether W is stored as `[n, m]`.
+    transposed: bool,
+}
+
+impl Linear {
+    /// W as `[m, n]`, outside the tape.
+    fn weight(&self, w: &Tensor) -> Tensor {
+        let mut layout = *w.layout();
+        if self.transposed && w.rank() == 2 {
+            layout.shape.swap(0, 1);
+            layout.strides.swap(0, 1);
+        }
+        w.with_layout(layout)
+    }
+}
 
 /// `[…, n]` as a matrix, outside the tape.
 pub(crate) fn as_matrix(x: &Tensor) -> Result<Tensor> {
@@ -89,27 +103,8 @@ pub(crate) fn bias_gradient(grads: &mut Grads, i: usize, dy: &Tensor) -> Result<
         return grads.add(i, dy.sum(0)?);
     }
     let dy = dy.packed()?;
-    let (rows, columns) = (dy.rows(), dy.last_dim());
-    let (dims, source) = (
-        kernel::Dims {
-            m: 1,
-            n: columns,
-            k: rows,
-        },
-        dy.as_slice::<f32>()?,
-    );
-    // One 1.0 stands for the whole row of ones.
-    let ones = kernel::Layout { rows: 1, cols: 0 };
     grads.write(i, |out, beta| {
-        let scale = kernel::Scale { alpha: 1.0, beta };
-        let b = (source, kernel::Layout::row_major(columns));
-        kernel::gemm(
-            dims,
-            scale,
-            (&[1.0], ones),
-            b,
-            (out.as_mut_slice()?, columns),
-        );
+        kernel::sum_rows(dy.as_slice()?, beta, out.as_mut_slice()?);
         Ok(())
     })
 }
@@ -181,15 +176,15 @@ impl Op for Linear {
     }
 
     fn forward(&self, f: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
-        let (x, w, bias) = (inputs[0], inputs[1], inputs.get(2).copied());
-        let shape = output_shape("linear", x, w, bias)?;
+        let (x, w, bias) = (inputs[0], self.weight(inputs[1]), inputs.get(2).copied());
+        let shape = output_shape("linear", x, &w, bias)?;
         let x = as_matrix(x)?;
-        let y = forward_product(&x, w, bias)?;
+        let y = forward_product(&x, &w, bias)?;
         if f.needs(1) {
             f.save(0, &x);
         }
         if f.needs(0) {
-            f.save(1, w);
+            f.save(1, &w);
         }
         Ok(y.relayout(Layout::contiguous(shape)))
     }
@@ -201,12 +196,13 @@ impl Op for Linear {
                 product(&dy, false, saved.get(1)?, false, beta, out)
             })?;
         }
-        if let Some(visitor) = grads.visitor(1) {
-            stream(&*visitor, &dy, saved.get(0)?)?;
-        } else if grads.needs(1) {
-            grads.write(1, |out, beta| {
-                product(&dy, true, saved.get(0)?, false, beta, out)
-            })?;
+        if grads.needs(1) {
+            let x = saved.get(0)?;
+            let (left, right) = if self.transposed { (x, &dy) } else { (&dy, x) };
+            match grads.visitor(1) {
+                Some(visitor) => stream(&*visitor, left, right)?,
+                None => grads.write(1, |out, beta| product(left, true, right, false, beta, out))?,
+            }
         }
         bias_gradient(grads, 2, &dy)
     }
@@ -217,8 +213,57 @@ impl Op for Linear {
 /// # Errors
 /// Shapes that do not fit, element types other than f32 x with f32, bf16 or f16 W.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    linear_stored(x, weight, false, bias)
+}
+
+/// [`linear`] with a W that may be stored transposed, `[n, m]`; its gradient and what a visitor sees then are too.
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_stored(
+    x: &Tensor,
+    weight: &Tensor,
+    transposed: bool,
+    bias: Option<&Tensor>,
+) -> Result<Tensor> {
     match bias {
-        Some(b) => apply(Linear, &[x, weight, b]),
-        None => apply(Linear, &[x, weight]),
+        Some(b) => apply(Linear { transposed }, &[x, weight, b]),
+        None => apply(Linear { transposed }, &[x, weight]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+    use crate::tape::backward;
+
+    /// Small integers, so that every order of summation gives the same.
+    fn matrix(rows: usize, columns: usize) -> Tensor {
+        let values: Vec<f32> = (0..rows * columns)
+            .map(|i| (i * 7 % 5) as f32 - 2.0)
+            .collect();
+        Tensor::from_slice(&values, &[rows, columns], &Device::cpu()).unwrap()
+    }
+
+    #[test]
+    fn a_transposed_weight_is_used_where_it_lies() {
+        let (x, w, b) = (
+            matrix(9, 5).trained(),
+            matrix(5, 7).trained(),
+            matrix(1, 7).reshape(&[7]).unwrap().trained(),
+        );
+        let values = |t: &Tensor| t.to_vec::<f32>().unwrap();
+        let loss = |y: &Tensor| y.square().unwrap().sum_all().unwrap();
+        let stored = linear_stored(&x, &w, true, Some(&b)).unwrap();
+        let turned = linear(&x, &w.t().unwrap(), Some(&b)).unwrap();
+        assert_eq!(values(&stored), values(&turned));
+        let (left, right) = (
+            backward(&loss(&stored)).unwrap(),
+            backward(&loss(&turned)).unwrap(),
+        );
+        for t in [&x, &w, &b] {
+            assert_eq!(values(left.of(t).unwrap()), values(right.of(t).unwrap()));
+        }
     }
 }

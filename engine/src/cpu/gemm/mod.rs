@@ -242,6 +242,30 @@ fn gemm_on<B: Operand>(
     job.packed(b, b_layout, extra.term);
 }
 
+/// `out = β·out + Σ_rows x` for rows of `out.len()` elements: a row of ones times x.
+///
+/// # Panics
+/// An x that is not whole rows.
+pub fn sum_rows(x: &[f32], beta: f32, out: &mut [f32]) {
+    let n = out.len();
+    let k = x.len() / n.max(1);
+    assert_eq!(
+        x.len(),
+        n * k,
+        "sum_rows: {} elements in rows of {n}",
+        x.len()
+    );
+    // One 1.0 stands for the whole row of ones.
+    let ones = Layout { rows: 1, cols: 0 };
+    gemm(
+        Dims { m: 1, n, k },
+        Scale { alpha: 1.0, beta },
+        (&[1.0], ones),
+        (x, Layout::row_major(n)),
+        (out, n),
+    );
+}
+
 /// A product whose slices were checked.
 struct Job<'a> {
     isa: Isa,
