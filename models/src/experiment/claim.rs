@@ -53,6 +53,8 @@ pub struct Evidence {
     pub per_seed: Vec<f64>,
     /// Replicates, where there are seeds enough to decide by them.
     pub bootstrap: Option<Bootstrap>,
+    /// Seeds that are missing because a run of an arm in question failed.
+    pub lost: usize,
 }
 
 /// Something that a paper says, as far as the cube can tell.
@@ -225,7 +227,31 @@ impl Scores {
             estimate,
             per_seed: sample.per_seed,
             bootstrap,
+            lost: self.lost(terms),
         })
+    }
+
+    /// Seeds of which a run that the terms are about failed.
+    fn lost(&self, terms: &[Term]) -> usize {
+        let failed = |term: &Term| {
+            let term = term.clone();
+            self.failures
+                .keys()
+                .filter(move |id| self.concerns(&term, id))
+                .map(|id| id.seed)
+        };
+        terms.iter().flat_map(failed).collect::<BTreeSet<_>>().len()
+    }
+
+    /// Whether a cell is one that the term averages over.
+    fn concerns(&self, term: &Term, id: &CellId) -> bool {
+        let chosen = |of_term: &Option<Vec<String>>, of_scores: &Option<Vec<String>>, name| {
+            let list = of_term.as_ref().or(of_scores.as_ref());
+            list.is_none_or(|list| list.contains(name))
+        };
+        id.arm == term.arm
+            && chosen(&term.tasks, &self.tasks, &id.task)
+            && chosen(&term.settings, &self.settings, &id.setting)
     }
 
     /// The cells of one term that have the metric, by seed.
@@ -261,11 +287,7 @@ impl Scores {
                 ));
             }
         }
-        let chosen =
-            |list: Option<&Vec<String>>, name: &String| list.is_none_or(|l| l.contains(name));
-        let wanted = |id: &CellId| {
-            id.arm == term.arm && chosen(tasks, &id.task) && chosen(settings, &id.setting)
-        };
+        let wanted = |id: &CellId| self.concerns(term, id);
         let mut by_seed: BTreeMap<u64, Vec<_>> = BTreeMap::new();
         for (id, cell) in self.cells.iter().filter(|(id, _)| wanted(id)) {
             if cell.metrics.contains_key(&self.metric.name) {

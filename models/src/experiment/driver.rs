@@ -15,11 +15,15 @@ use super::run::Run;
 use super::verdict::Verdict;
 use crate::report;
 
+/// The exit status of an experiment that failed runs left undecided.
+pub const UNDECIDED: u8 = 3;
+
 /// A paper's `main`: reads the command line, runs the experiment, prints the table and the verdict, and leaves
 /// `results.json`, `curves.csv` and `report.html` in the output folder.
 ///
-/// The status is 0 for a finished experiment whatever its verdict, 2 for a command line that cannot be understood,
-/// 130 after Ctrl-C and 1 for every other error. Finished stages are kept in each case.
+/// The status is 0 for a finished experiment whatever its verdict, [`UNDECIDED`] where nothing could be concluded because
+/// runs failed, 2 for a command line that cannot be understood, 130 after Ctrl-C and 1 for every other error. Finished
+/// stages are kept in each case.
 pub fn main(paper: &Paper, experiment: impl FnOnce(&mut Run) -> Result<Verdict>) -> ExitCode {
     run_with(paper, std::env::args_os(), experiment)
 }
@@ -44,7 +48,14 @@ pub fn run_with(
     }
     let out = options.out(paper.slug);
     match carry_out(paper, options, experiment) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => {
+            eprintln!(
+                "{}: nothing could be concluded, because runs failed: they are listed above",
+                paper.slug
+            );
+            ExitCode::from(UNDECIDED)
+        }
         Err(Error::Interrupted) => {
             let kept = out.join("cache");
             eprintln!(
@@ -68,11 +79,12 @@ pub fn run_with(
     }
 }
 
+/// Whether failed runs left room for a conclusion.
 fn carry_out(
     paper: &Paper,
     options: Options,
     experiment: impl FnOnce(&mut Run) -> Result<Verdict>,
-) -> Result<()> {
+) -> Result<bool> {
     interrupt::listen();
     let profile = options.profile.clone();
     if let Some(path) = &profile {
@@ -88,6 +100,7 @@ fn carry_out(
         save_trace(path)?;
     }
     let mut verdict = result?;
+    let concluded = !verdict.lost_to_failures();
     if run.scale() == Scale::Quick {
         verdict.open("--quick proves the plumbing only".into());
     }
@@ -97,7 +110,7 @@ fn carry_out(
     for path in written? {
         println!("  {}", path.display());
     }
-    Ok(())
+    Ok(concluded)
 }
 
 fn save_trace(path: &Path) -> Result<()> {

@@ -21,6 +21,15 @@ pub enum Error {
         what: String,
     },
 
+    /// A search in which no candidate of an arm came through. It ends that arm's runs, not the experiment.
+    #[error("{search}: every candidate of `{arm}` diverged; give the grid gentler ones")]
+    Untuned {
+        /// What was searched.
+        search: String,
+        /// For which arm.
+        arm: String,
+    },
+
     /// A file or folder could not be used.
     #[error("cannot {action} {path}: {source}{help}")]
     Io {
@@ -80,6 +89,11 @@ impl Error {
     /// Wraps any other error.
     pub fn other(error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Other(Box::new(error))
+    }
+
+    /// Whether it is the failure of one run of one arm, beside which the others go on.
+    pub fn is_of_one_run(&self) -> bool {
+        matches!(self, Self::Diverged { .. } | Self::Untuned { .. })
     }
 
     /// Wraps a system error with what was tried on which path.

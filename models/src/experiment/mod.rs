@@ -60,7 +60,7 @@ pub mod verdict;
 
 pub use claim::{Claim, Scores, Term};
 pub use cube::{Better, Cell, CellId, Cube, Matrix, Metric, TRAINABLE};
-pub use driver::{main, run_with};
+pub use driver::{UNDECIDED, main, run_with};
 pub use environment::Environment;
 pub use error::{Error, Result};
 pub use options::{Device, Isa, Options, Scale, Scales};

@@ -13,7 +13,7 @@
 //!     for step in 0..100 {
 //!         w *= 0.99;
 //!         stage.finite(step, "loss", w)?;
-//!         stage.step(step + 1, 100, || w.to_le_bytes().to_vec())?;
+//!         stage.step(step + 1, 100, || Ok(w.to_le_bytes().to_vec()))?;
 //!     }
 //!     Ok(Cell::new().metric("loss", w))
 //! })?;
@@ -273,18 +273,55 @@ impl Run {
         key: &K,
         compute: impl FnOnce(&mut Stage<'_>) -> Result<Cell>,
     ) -> Result<Option<Staged<Cell>>> {
-        let full_key = (&id, key);
-        let checked = |stage: &mut Stage<'_>| compute(stage)?.checked();
-        match self.labelled(name, &id.to_string(), &full_key, checked) {
-            Ok((cell, seconds)) => {
-                *self.cell_seconds.entry(id.clone()).or_default() += seconds;
-                self.cube.insert(id, cell.value.clone())?;
-                Ok(Some(cell))
+        let one = |stage: &mut Stage<'_>| Ok(vec![compute(stage)?]);
+        let Some(Staged { value, id, folder }) = self.cells(name, &[id], key, one)? else {
+            return Ok(None);
+        };
+        let cell = value.into_iter().next();
+        Ok(cell.map(|value| Staged { value, id, folder }))
+    }
+
+    /// Runs a stage that fills several cells, such as one trained model on several tests. A run that fails
+    /// ([`Error::is_of_one_run`]) is noted as failed in all of them and gives None; the others go on.
+    ///
+    /// # Errors
+    /// As [`Run::stage`], but for such a failure; another number of cells than ids.
+    pub fn cells<K: Serialize + ?Sized>(
+        &mut self,
+        name: &str,
+        ids: &[CellId],
+        key: &K,
+        compute: impl FnOnce(&mut Stage<'_>) -> Result<Vec<Cell>>,
+    ) -> Result<Option<Staged<Vec<Cell>>>> {
+        let label = ids.first().map(CellId::to_string).unwrap_or_default();
+        let checked = |stage: &mut Stage<'_>| {
+            let cells: Vec<Cell> = compute(stage)?
+                .into_iter()
+                .map(Cell::checked)
+                .collect::<Result<_>>()?;
+            if cells.len() != ids.len() {
+                return Err(Error::Invalid(format!(
+                    "stage `{name}`: {} cells for {} places",
+                    cells.len(),
+                    ids.len()
+                )));
             }
-            Err(diverged @ Error::Diverged { .. }) => {
+            Ok(cells)
+        };
+        match self.labelled(name, &label, &(ids, key), checked) {
+            Ok((cells, seconds)) => {
+                for (id, cell) in ids.iter().zip(&cells.value) {
+                    *self.cell_seconds.entry(id.clone()).or_default() += seconds;
+                    self.cube.insert(id.clone(), cell.clone())?;
+                }
+                Ok(Some(cells))
+            }
+            Err(failure) if failure.is_of_one_run() => {
                 self.progress
-                    .note(&format!("{id}: {diverged}; the other runs go on"));
-                self.cube.fail(id, diverged.to_string());
+                    .note(&format!("{label}: {failure}; the other runs go on"));
+                for id in ids {
+                    self.cube.fail(id.clone(), failure.to_string());
+                }
                 Ok(None)
             }
             Err(other) => Err(other),

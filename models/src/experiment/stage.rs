@@ -73,10 +73,15 @@ impl<'run> Stage<'run> {
     ///
     /// # Errors
     /// [`Error::Interrupted`] after Ctrl-C; a checkpoint that cannot be written.
-    pub fn step(&mut self, done: u64, total: u64, state: impl FnOnce() -> Vec<u8>) -> Result<()> {
+    pub fn step(
+        &mut self,
+        done: u64,
+        total: u64,
+        state: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<()> {
         self.progress(done, total);
         if interrupt::asked() || self.saved.elapsed() >= BETWEEN_CHECKPOINTS {
-            self.checkpoint(&state())?;
+            self.checkpoint(&state()?)?;
         }
         self.check()
     }

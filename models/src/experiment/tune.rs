@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::cube::{Better, Metric};
@@ -60,14 +60,14 @@ impl<C> Tuned<C> {
     /// The arm's candidate with the best mean validation score; of equal ones the first.
     ///
     /// # Errors
-    /// An arm that was not swept, or for which no candidate came through all its seeds.
+    /// An arm that was not swept; [`Error::Untuned`] where no candidate came through all its seeds.
     pub fn best(&self, arm: &str) -> Result<&C> {
         match self.chosen.get(arm) {
             Some(Some(candidate)) => Ok(candidate),
-            Some(None) => Err(Error::Invalid(format!(
-                "{}: every candidate of `{arm}` diverged; give the grid gentler ones",
-                self.name
-            ))),
+            Some(None) => Err(Error::Untuned {
+                search: self.name.clone(),
+                arm: arm.into(),
+            }),
             None => {
                 let known = self.chosen.keys().map(String::as_str);
                 Err(Error::unknown(&self.name, "arm", arm, known))
@@ -77,6 +77,28 @@ impl<C> Tuned<C> {
 }
 
 impl Run {
+    /// What the sweep of that name chose in the committed record; None where there is no record or no such sweep in it.
+    pub fn recorded<C: DeserializeOwned>(&self, name: &str) -> Option<Tuned<C>> {
+        #[derive(Deserialize)]
+        struct Record {
+            results: Sweeps,
+        }
+        #[derive(Deserialize)]
+        struct Sweeps {
+            sweeps: Vec<Sweep>,
+        }
+        let record: Record = serde_json::from_str(self.paper.record?).ok()?;
+        let sweep = record.results.sweeps.into_iter().find(|s| s.name == name)?;
+        let chosen = sweep.arms.into_iter().map(|arm| {
+            let value = arm.chosen.and_then(|i| sweep.candidates.get(i)).cloned();
+            (arm.arm, value.and_then(|v| serde_json::from_value(v).ok()))
+        });
+        Some(Tuned {
+            name: format!("{name}, from the record"),
+            chosen: chosen.collect(),
+        })
+    }
+
     /// Runs a validation stage for every arm, candidate and seed, and chooses for each arm the candidate with the
     /// best mean. `key` holds what the trials depend on besides. A trial that diverges rules its candidate out.
     ///

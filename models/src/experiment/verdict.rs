@@ -2,17 +2,21 @@
 //!
 //! A claim *holds* when its p, corrected by Holm's method over the claims that decide, is at most 0.05; it *fails*
 //! when the 95 % interval lies wholly on the wrong side of its threshold (or excludes every effect worth having); else
-//! it is *inconclusive*, and the detectable effect says how large one this many seeds and items could have shown.
+//! it is *inconclusive*, and the detectable effect says how large one this many seeds and items could have shown. Data
+//! without any variation decide nothing, and a claim from which failed runs took seeds cannot hold.
 
 use serde::{Deserialize, Serialize};
 
 use super::claim::{Claim, Evidence, Question};
 use super::error::{Error, Result};
 use super::stats::bootstrap::Interval;
-use super::stats::{holm, sign_test};
+use super::stats::{Estimate, holm, sign_test};
 
 /// The error rate of a verdict.
 pub const ALPHA: f64 = 0.05;
+
+/// The method of a number that is the same in every seed and on every item: a p of 0 would be an artefact of it.
+const NO_VARIATION: &str = "no variation";
 
 /// What the data say of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +87,9 @@ pub struct Judged {
     pub per_seed: Vec<f64>,
     /// Test items that were resampled; 0 where only seeds were.
     pub items: usize,
+    /// Seeds that are missing because a run failed.
+    #[serde(default)]
+    pub lost: usize,
     /// Whether it takes part in the verdict.
     pub decides: bool,
 }
@@ -190,6 +197,12 @@ impl Verdict {
         self
     }
 
+    /// Whether nothing could be concluded and failed runs have a part in that.
+    pub fn lost_to_failures(&self) -> bool {
+        let lost = |c: &Judged| c.decides && c.lost > 0 && c.state == State::Inconclusive;
+        self.outcome == Outcome::Inconclusive && self.claims.iter().any(lost)
+    }
+
     /// Adds a remark.
     pub fn note(mut self, text: impl Into<String>) -> Self {
         self.notes.push(text.into());
@@ -210,11 +223,19 @@ impl Verdict {
     }
 }
 
+/// Whether seeds or items differ by more than the rounding of equal values' mean.
+fn varies(estimate: &Estimate) -> bool {
+    estimate.se > 1e-12 * estimate.value.abs()
+}
+
 /// One number against the question: p and 95 % interval.
 fn test(evidence: &Evidence, question: &Question) -> (Option<f64>, Option<(f64, f64)>, String) {
     let estimate = &evidence.estimate;
     if !estimate.has_interval() {
         return (None, None, "no interval from fewer than two seeds".into());
+    }
+    if !varies(estimate) {
+        return (None, None, NO_VARIATION.into());
     }
     let upper = |threshold| match &evidence.bootstrap {
         Some(drawn) => drawn.p_above(threshold, Interval::Bca),
@@ -277,6 +298,7 @@ fn measure(claim: Claim) -> Result<Judged> {
         detectable: None,
         per_seed: Vec::new(),
         items: 0,
+        lost: evidence.iter().map(|e| e.lost).max().unwrap_or(0),
         decides: !claim.aside,
     };
     // Of several numbers all must hold, so the one that speaks least for the claim stands for it.
@@ -293,7 +315,12 @@ fn measure(claim: Claim) -> Result<Judged> {
         judged.interval = interval.map(|(low, high)| (back(low), back(high)));
         judged.method = method;
         (judged.p, judged.p_corrected) = (p, p);
-        judged.detectable = number.estimate.detectable(ALPHA).map(back);
+        let varies = varies(&number.estimate);
+        judged.detectable = number
+            .estimate
+            .detectable(ALPHA)
+            .filter(|_| varies)
+            .map(back);
         judged.per_seed = number.per_seed.iter().map(|&x| back(x)).collect();
         judged.items = number.estimate.items;
     }
@@ -311,6 +338,10 @@ fn settle(claim: &mut Judged, question: &Question, worth: f64, ratio: bool) {
             "no seed came through in every arm that it compares".to_owned(),
         ),
         (Question::Signs(k, n), _) => signs(&claim.per_seed, k, n),
+        (_, None) if claim.method == NO_VARIATION => (
+            State::Inconclusive,
+            "undecided: no variation, every seed and test item says the same".to_owned(),
+        ),
         (_, None) => (
             State::Inconclusive,
             "one seed gives no interval; two are needed at least".to_owned(),
@@ -346,7 +377,20 @@ fn settle(claim: &mut Judged, question: &Question, worth: f64, ratio: bool) {
             }
         }
     };
-    (claim.state, claim.why) = (state, why);
+    (claim.state, claim.why) = match state {
+        State::Holds if claim.lost > 0 => (
+            State::Inconclusive,
+            format!(
+                "{why}, but {} more lost a run to failure",
+                seeds(claim.lost)
+            ),
+        ),
+        _ => (state, why),
+    };
+}
+
+fn seeds(count: usize) -> String {
+    format!("{count} seed{}", if count == 1 { "" } else { "s" })
 }
 
 fn open_reason(claim: &Judged) -> String {

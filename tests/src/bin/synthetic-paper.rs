@@ -136,7 +136,7 @@ fn descend(stage: &mut Stage<'_>, steps: u64, seed: u64, level: f64) -> Result<V
             0.4 + 2.0 * (-(step as f64) / steps as f64 * 4.0).exp() - level / 200.0 + 0.04 * noise;
         curve.push((step, stage.finite(step, "loss", loss)?));
         stage.step(step + 1, steps, || {
-            serde_json::to_vec(&curve).unwrap_or_default()
+            serde_json::to_vec(&curve).map_err(Error::other)
         })?;
         if let Some(ms) = slow {
             std::thread::sleep(Duration::from_millis(ms));
