@@ -48,6 +48,23 @@ impl Tokenizer {
         Self::parse("the shipped tokenizer.json", TOKENIZER.bytes)
     }
 
+    /// Bytes alone: the shipped tokeniser without its merges, 262 tokens.
+    pub fn bytes() -> Result<Self> {
+        let unreadable = |e: serde_json::Error| DataError::Read {
+            file: "the shipped tokenizer.json".into(),
+            reason: e.to_string(),
+            wanted: "JSON".into(),
+        };
+        let mut json: serde_json::Value =
+            serde_json::from_slice(TOKENIZER.bytes).map_err(unreadable)?;
+        let alphabet = (SPECIAL_TOKENS.len() + 256) as u64;
+        if let Some(vocabulary) = json["model"]["vocab"].as_object_mut() {
+            vocabulary.retain(|_, id| id.as_u64().is_some_and(|id| id < alphabet));
+        }
+        json["model"]["merges"] = serde_json::Value::Array(Vec::new());
+        Self::parse("the tokeniser of bytes", json.to_string().as_bytes())
+    }
+
     /// A tokeniser from a `tokenizer.json` as the Hugging Face libraries write it.
     pub fn from_file(path: &Path) -> Result<Self> {
         let name = path.display().to_string();

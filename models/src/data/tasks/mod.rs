@@ -17,6 +17,7 @@
 pub mod lexical;
 pub mod pictures;
 pub mod reviews;
+pub mod spelling;
 pub mod verses;
 
 use super::emoji::Style;

@@ -1,0 +1,176 @@
+//! Training: one loop for every model and method, interrupted and resumed without a trace in the result.
+//!
+//! A [`Learner`] is a model with its training data; [`fit`] takes optimiser steps on it with a method attached:
+//!
+//! ```text
+//! loss = task + penalty;  backward;  clip;  optimiser;  the method's after_step with the same gradients
+//! ```
+
+pub mod classify;
+pub mod masked;
+mod state;
+
+use deltaw_engine::finite::find_non_finite;
+use deltaw_engine::optim::{AdamW, Schedule, clip_global_norm};
+use deltaw_engine::prelude::*;
+use serde::Serialize;
+
+use crate::data::DataError;
+use crate::data::order::Order;
+use crate::experiment::{Error, Result, Stage};
+use crate::methods::Attached;
+
+pub use classify::Classifier;
+pub use masked::MaskedLm;
+
+impl From<DataError> for Error {
+    fn from(error: DataError) -> Self {
+        Error::other(error)
+    }
+}
+
+/// How a training run goes.
+#[derive(Debug, Clone, Serialize)]
+pub struct Recipe {
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Sequences per step.
+    pub batch: usize,
+    /// Peak learning rate; warmed up over a tenth of the steps, then falling linearly to 0.
+    pub learning_rate: f32,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f32,
+    /// Global norm that gradients are clipped to.
+    pub clip: f32,
+}
+
+impl Recipe {
+    /// No decay, gradients clipped to norm 1.
+    pub fn new(steps: u64, batch: usize, learning_rate: f32) -> Self {
+        Recipe {
+            steps,
+            batch,
+            learning_rate,
+            weight_decay: 0.0,
+            clip: 1.0,
+        }
+    }
+}
+
+/// (step, training loss) some fifty times in a run.
+pub type Curve = Vec<(u64, f64)>;
+
+/// A model with the data that it learns from.
+pub trait Learner {
+    /// Parameters and sites.
+    fn store(&self) -> &Store;
+
+    /// The order in which a run with this seed sees the data: the same for every method.
+    ///
+    /// # Errors
+    /// No data.
+    fn order(&self, seed: u64, batch: usize) -> Result<Order>;
+
+    /// The mean loss on these items, a scalar on the tape.
+    ///
+    /// # Errors
+    /// Sequences longer than the model's position table.
+    fn loss(&self, ctx: &Context, items: &[u32], step: u64) -> Result<Tensor>;
+}
+
+/// Trains what the store has marked as trained. Returns the curve of the task's loss, penalty apart.
+///
+/// A run without a method keeps its place every 20 seconds and goes on from there after an interruption, to the same bits;
+/// with one, whose state is the method's own, it starts again.
+///
+/// # Errors
+/// An interruption, a loss that is not finite, a checkpoint that cannot be written.
+pub fn fit(
+    stage: &mut Stage<'_>,
+    learner: &dyn Learner,
+    mut method: Option<&mut dyn Attached>,
+    recipe: &Recipe,
+    seed: u64,
+) -> Result<Curve> {
+    let params = learner.store().trained();
+    let (mut optimiser, mut order) = (
+        AdamW::new(recipe.weight_decay),
+        learner.order(seed, recipe.batch)?,
+    );
+    let schedule = Schedule::LinearWarmup {
+        warmup: recipe.steps / 10,
+        total: recipe.steps,
+    };
+    let mut curve = Curve::new();
+    let mut begin = 0;
+    if method.is_none()
+        && let Some(kept) = stage.resume()
+    {
+        (begin, curve) = state::restore(&kept, &params, &mut optimiser, &mut order)?;
+    }
+    for step in begin..recipe.steps {
+        let items = order.next_batch(recipe.batch);
+        let forward = || -> Result<(Tensor, Tensor)> {
+            let task = learner.loss(&Context::train(seed, step), &items, step)?;
+            let penalty = method.as_ref().map(|m| m.penalty()).transpose()?.flatten();
+            let loss = penalty.map_or(Ok(task.clone()), |p| task.add(&p))?;
+            Ok((task, loss))
+        };
+        let (task, loss) = forward()?;
+        let value = loss.item()?;
+        if !value.is_finite() {
+            return Err(diverged(step, value, &params, || Ok(forward()?.1)));
+        }
+        let mut grads = backward(&loss)?;
+        clip_global_norm(&mut grads, recipe.clip)?;
+        optimiser.step(
+            &params,
+            &grads,
+            recipe.learning_rate * schedule.factor(step),
+        )?;
+        if let Some(method) = &mut method {
+            method.after_step(step, recipe.steps, &grads)?;
+        }
+        if step % (recipe.steps / 50).max(1) == 0 {
+            curve.push((step, task.item()?));
+        }
+        if method.is_some() {
+            stage.progress(step + 1, recipe.steps);
+            stage.check()?;
+        } else {
+            stage.step(step + 1, recipe.steps, || {
+                state::keep(step + 1, &curve, &params, &optimiser, &order)
+            })?;
+        }
+    }
+    Ok(curve)
+}
+
+/// The step is repeated with every op checked, to name the first that made a NaN or an infinity.
+fn diverged(
+    step: u64,
+    value: f64,
+    params: &[Param],
+    forward: impl FnOnce() -> Result<Tensor>,
+) -> Error {
+    let again = || {
+        let loss = forward().map_err(|e| deltaw_engine::prelude::Error::Invalid(e.to_string()))?;
+        backward(&loss).map(drop)
+    };
+    let culprit = find_non_finite(params, again).err();
+    let culprit = culprit.map_or(String::new(), |e| format!("; {e}"));
+    Error::Diverged {
+        step,
+        what: format!("the training loss is {value}{culprit}"),
+    }
+}
+
+/// A matrix of indices or numbers on the device.
+fn matrix<T: deltaw_engine::dtype::Element>(
+    values: &[T],
+    rows: usize,
+    columns: usize,
+    device: &Device,
+) -> Result<Tensor> {
+    Ok(Tensor::from_slice(values, &[rows, columns], device)?)
+}
