@@ -18,14 +18,14 @@ const GRAIN: usize = 1 << 14;
 pub struct Cpu;
 
 /// A walk over K operands of one shape with adjacent axes merged wherever every operand allows it.
-struct Walk<const K: usize> {
+pub(super) struct Walk<const K: usize> {
     shape: Dims,
     strides: [Dims; K],
     offsets: [usize; K],
 }
 
 impl<const K: usize> Walk<K> {
-    fn new(layouts: [&Layout; K]) -> Self {
+    pub(super) fn new(layouts: [&Layout; K]) -> Self {
         let full = &layouts[0].shape;
         let (mut shape, mut strides) = ([1usize; MAX_RANK], [[0usize; MAX_RANK]; K]);
         let mut rank = 0;
@@ -52,7 +52,7 @@ impl<const K: usize> Walk<K> {
     }
 
     /// Length of the runs along the last axis and each operand's stride in them.
-    fn run(&self) -> (usize, [usize; K]) {
+    pub(super) fn run(&self) -> (usize, [usize; K]) {
         let last = self.shape.len() - 1;
         (
             self.shape[last],
@@ -61,7 +61,7 @@ impl<const K: usize> Walk<K> {
     }
 
     /// Where run `r` starts in each operand.
-    fn start(&self, mut r: usize) -> [usize; K] {
+    pub(super) fn start(&self, mut r: usize) -> [usize; K] {
         let mut at = self.offsets;
         for axis in (0..self.shape.len() - 1).rev() {
             let i = r % self.shape[axis];
@@ -380,68 +380,7 @@ impl Backend for Cpu {
     }
 
     fn gemm(&self, gemm: Gemm, a: &Tensor, b: &Tensor, c: &mut Tensor) -> Result<()> {
-        let rank = c.rank();
-        let (m, n) = (c.shape()[rank - 2], c.shape()[rank - 1]);
-        let k = a.shape()[a.rank() - if gemm.trans_a { 2 } else { 1 }];
-        let batch = Dims::new(&c.shape()[..rank - 2])?;
-        let view = |x: &Tensor| {
-            x.broadcast_view(
-                "matmul",
-                &Dims::new(&[&*batch, &x.shape()[x.rank() - 2..]].concat())?,
-            )
-        };
-        let (a, b) = (view(a)?, view(b)?);
-        let matrix = |x: &Tensor, transposed: bool| {
-            let (rows, cols) = (x.layout().strides[rank - 2], x.layout().strides[rank - 1]);
-            if transposed {
-                kernel::Layout {
-                    rows: cols,
-                    cols: rows,
-                }
-            } else {
-                kernel::Layout { rows, cols }
-            }
-        };
-        let (la, lb) = (matrix(&a, gemm.trans_a), matrix(&b, gemm.trans_b));
-        let dims = kernel::Dims { m, n, k };
-        let scale = kernel::Scale {
-            alpha: gemm.alpha,
-            beta: gemm.beta,
-        };
-        // Starts of the matrices: one step per operand where the batch axes merge, else each on its own.
-        let lead = |x: &Tensor| Layout {
-            shape: batch,
-            strides: Dims::new(&x.layout().strides[..rank - 2]).unwrap_or(Dims::SCALAR),
-            offset: x.layout().offset,
-        };
-        let (wa, wb, wc) = (lead(&a), lead(&b), lead(c));
-        let walk = Walk::new([&wc, &wa, &wb]);
-        let source = a.storage_slice::<f32>()?;
-        with_operand(&b, |operand| {
-            let target = c.storage_mut::<f32>()?;
-            let (count, step) = walk.run();
-            for r in 0..batch.count() / count.max(1) {
-                let [at_c, at_a, at_b] = walk.start(r);
-                macro_rules! run {
-                    ($b:expr) => {
-                        kernel::gemm_batched(
-                            count,
-                            dims,
-                            scale,
-                            (&source[at_a.min(source.len())..], la, step[1]),
-                            (&$b[at_b.min($b.len())..], lb, step[2]),
-                            (&mut target[at_c..], n, step[0]),
-                        )
-                    };
-                }
-                match operand {
-                    Operand::F32(b) => run!(b),
-                    Operand::Bf16(b) => run!(b),
-                    Operand::F16(b) => run!(b),
-                }
-            }
-            Ok(())
-        })
+        super::product::batched(gemm, a, b, c)
     }
 
     fn gather_rows(&self, table: &Tensor, index: &Tensor, out: &mut Tensor) -> Result<()> {
@@ -534,81 +473,5 @@ impl Backend for Cpu {
             columns,
             out.as_mut_slice::<f32>()?,
         )
-    }
-}
-
-/// `C = α·op(A)·(op(B) + term) + β·C + bias` of CPU matrices, with A f32 and each transposed or not; C is contiguous.
-///
-/// # Errors
-/// Element types other than f32 · (f32, bf16, f16) → f32.
-pub(crate) fn product_with(
-    (a, trans_a): (&Tensor, bool),
-    (b, trans_b): (&Tensor, bool),
-    extra: kernel::Extra,
-    alpha: f32,
-    beta: f32,
-    c: &mut Tensor,
-) -> Result<()> {
-    let matrix = |x: &Tensor, transposed: bool| {
-        let (rows, cols) = (x.layout().strides[0], x.layout().strides[1]);
-        if transposed {
-            kernel::Layout {
-                rows: cols,
-                cols: rows,
-            }
-        } else {
-            kernel::Layout { rows, cols }
-        }
-    };
-    let (la, lb) = (matrix(a, trans_a), matrix(b, trans_b));
-    let (m, n) = (c.shape()[0], c.shape()[1]);
-    let k = a.shape()[if trans_a { 0 } else { 1 }];
-    let (dims, scale) = (kernel::Dims { m, n, k }, kernel::Scale { alpha, beta });
-    let (start_a, start_b) = (a.layout().offset, b.layout().offset);
-    let a = (
-        a.storage_slice::<f32>()?.get(start_a..).unwrap_or_default(),
-        la,
-    );
-    with_operand(b, |operand| {
-        let c = (c.as_mut_slice::<f32>()?, n);
-        macro_rules! run {
-            ($b:expr) => {
-                kernel::gemm_with(
-                    dims,
-                    scale,
-                    a,
-                    ($b.get(start_b..).unwrap_or_default(), lb),
-                    extra,
-                    c,
-                )
-            };
-        }
-        match operand {
-            Operand::F32(b) => run!(b),
-            Operand::Bf16(b) => run!(b),
-            Operand::F16(b) => run!(b),
-        }
-        Ok(())
-    })
-}
-
-/// The right-hand side of a product in its own type.
-enum Operand<'a> {
-    F32(&'a [f32]),
-    Bf16(&'a [half::bf16]),
-    F16(&'a [half::f16]),
-}
-
-fn with_operand<R>(b: &Tensor, f: impl FnOnce(Operand) -> Result<R>) -> Result<R> {
-    match b.dtype() {
-        DType::F32 => f(Operand::F32(b.storage_slice()?)),
-        DType::Bf16 => f(Operand::Bf16(b.storage_slice()?)),
-        DType::F16 => f(Operand::F16(b.storage_slice()?)),
-        got => Err(Error::DType {
-            op: "matmul",
-            operand: "rhs",
-            got,
-            want: "f32, bf16 or f16",
-        }),
     }
 }

@@ -9,8 +9,7 @@
 //! db is the product of a row of ones with dy.
 
 use crate::cpu::gemm::{self as kernel, Extra};
-use crate::device::Gemm;
-use crate::device::cpu::product_with;
+use crate::device::{Gemm, product_with};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::layout::{Dims, Layout};

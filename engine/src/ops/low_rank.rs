@@ -11,8 +11,7 @@
 //! part in ΔW, dA and dB; its dλ is that of any other. Saved: x, A, B, λ, and W where dx is wanted.
 
 use crate::cpu::gemm::{Dims, Extra, Layout as Strides, Scale, Term, gemm};
-use crate::device::Device;
-use crate::device::cpu::product_with;
+use crate::device::{Device, product_with};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::layout::Layout;

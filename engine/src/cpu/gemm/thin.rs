@@ -1,26 +1,31 @@
 //! Products with one short side, such as those with the factors of a low-rank update: they read the long operand once, where
 //! it lies.
 
-use super::lanes::{Kernel, Lanes};
+use super::lanes::{Kernel, Lanes, run};
+use super::scratch::{self, Kind};
 use super::tile::{Columns, Epilogue, Rows, product, store};
-use super::{Layout, Scale};
+use super::{Dims, Job, Layout, PIECE, Scale};
+use crate::cpu::threads::{self, Disjoint};
+
+/// Terms that a piece of a product with few rows sums before the pieces are added.
+const STRIP_TERMS: usize = 256;
 
 /// Rows at a time in [`Dots`].
 const DOT_ROWS: usize = 3;
 
 /// `C[i, j] = α·Σ_p a[i, p]·b[j, p] + β·C[i, j]` with both sides contiguous along p: lanes run along p, and a tile's sums over
 /// the lanes are taken at the end.
-pub(super) struct Dots {
-    pub a: *const f32,
-    pub a_stride: usize,
-    pub b: *const f32,
-    pub b_stride: usize,
-    pub c: *mut f32,
-    pub c_stride: usize,
-    pub rows: usize,
-    pub columns: usize,
-    pub k: usize,
-    pub scale: Scale,
+struct Dots {
+    a: *const f32,
+    a_stride: usize,
+    b: *const f32,
+    b_stride: usize,
+    c: *mut f32,
+    c_stride: usize,
+    rows: usize,
+    columns: usize,
+    k: usize,
+    scale: Scale,
 }
 
 impl Kernel for Dots {
@@ -105,17 +110,17 @@ impl Dots {
 }
 
 /// `C = α·A·B + β·C` for few rows of A and B's rows contiguous: nothing is packed.
-pub(super) struct Strips {
-    pub a: *const f32,
-    pub layout: Layout,
-    pub b: *const f32,
-    pub b_stride: usize,
-    pub c: *mut f32,
-    pub c_stride: usize,
-    pub rows: usize,
-    pub columns: usize,
-    pub k: usize,
-    pub epilogue: Epilogue,
+struct Strips {
+    a: *const f32,
+    layout: Layout,
+    b: *const f32,
+    b_stride: usize,
+    c: *mut f32,
+    c_stride: usize,
+    rows: usize,
+    columns: usize,
+    k: usize,
+    epilogue: Epilogue,
 }
 
 impl Kernel for Strips {
@@ -191,5 +196,171 @@ impl Strips {
             store::<L, R, N>(sum, count, part, epilogue, c, self.c_stride);
         }
         columns
+    }
+}
+
+impl Job<'_> {
+    /// n ≤ [`super::THIN`], A's rows contiguous.
+    pub(super) fn few_columns(&self, b: &[f32], layout: Layout) {
+        let Dims { m, n, k } = self.dims;
+        let grain = (PIECE / (n.next_multiple_of(4) * k))
+            .max(1)
+            .next_multiple_of(12);
+        let rows = |b: *const f32, b_stride: usize| {
+            let b = Shared(b);
+            threads::par_chunks(m, grain, |range| {
+                // SAFETY: pieces are rows of C, each taken once; the slices were checked.
+                unsafe {
+                    let dots = Dots {
+                        a: self.a.as_ptr().add(range.start * self.a_layout.rows),
+                        a_stride: self.a_layout.rows,
+                        b: b.get(),
+                        b_stride,
+                        c: self.c.as_ptr().add(range.start * self.c_stride),
+                        c_stride: self.c_stride,
+                        rows: range.len(),
+                        columns: n,
+                        k,
+                        scale: self.scale,
+                    };
+                    run(self.isa, &dots);
+                }
+            });
+        };
+        if layout.rows == 1 {
+            return rows(b.as_ptr(), layout.cols);
+        }
+        scratch::with(Kind::Shared, n * k, |columns| {
+            for (p, j) in (0..k).flat_map(|p| (0..n).map(move |j| (p, j))) {
+                columns[j * k + p] = b[p * layout.rows + j * layout.cols];
+            }
+            rows(columns.as_ptr(), k);
+        });
+    }
+
+    /// m ≤ [`super::THIN`], B's rows contiguous and `b_stride` apart.
+    pub(super) fn few_rows(&self, b: &[f32], b_stride: usize) {
+        let Dims { m, n, k } = self.dims;
+        if k <= STRIP_TERMS {
+            let grain = (PIECE / (m.next_multiple_of(4) * k.max(1))).next_multiple_of(48);
+            threads::par_chunks(n, grain, |range| {
+                let bias = self
+                    .bias
+                    .map_or(std::ptr::null(), |bias| bias[range.start..].as_ptr());
+                // SAFETY: pieces are columns of C, each taken once; the slices were checked.
+                unsafe {
+                    let strips = Strips {
+                        a: self.a.as_ptr(),
+                        layout: self.a_layout,
+                        b: b.as_ptr().add(range.start),
+                        b_stride,
+                        c: self.c.as_ptr().add(range.start),
+                        c_stride: self.c_stride,
+                        rows: m,
+                        columns: range.len(),
+                        k,
+                        epilogue: Epilogue {
+                            alpha: self.scale.alpha,
+                            beta: self.scale.beta,
+                            bias,
+                        },
+                    };
+                    run(self.isa, &strips);
+                }
+            });
+            return;
+        }
+        self.summed(
+            (self.a, self.a_layout),
+            m,
+            (b, b_stride),
+            n,
+            |row, column| row * self.c_stride + column,
+        );
+    }
+
+    /// n ≤ [`super::THIN`], A's columns contiguous: Cᵀ = Bᵀ·Aᵀ.
+    pub(super) fn few_columns_transposed(&self, b: &[f32], layout: Layout) {
+        let Dims { m, n, .. } = self.dims;
+        let turned = Layout {
+            rows: layout.cols,
+            cols: layout.rows,
+        };
+        self.summed(
+            (b, turned),
+            n,
+            (self.a, self.a_layout.cols),
+            m,
+            |row, column| column * self.c_stride + row,
+        );
+    }
+
+    /// `S = X·Y` with few rows of X, summed in pieces along k; element (i, j) goes to C at `place(i, j)`.
+    fn summed(
+        &self,
+        (x, layout): (&[f32], Layout),
+        rows: usize,
+        (y, y_stride): (&[f32], usize),
+        columns: usize,
+        place: impl Fn(usize, usize) -> usize + Sync,
+    ) {
+        let k = self.dims.k;
+        let terms = STRIP_TERMS.max(k.div_ceil(16));
+        let (pieces, size) = (k.div_ceil(terms), rows * columns);
+        scratch::with(Kind::Shared, pieces * size, |sums| {
+            let parts = Disjoint::new(sums);
+            threads::par_pieces(pieces, |piece| {
+                let first = piece * terms;
+                // SAFETY: each piece has a matrix of its own; the slices were checked.
+                unsafe {
+                    let strips = Strips {
+                        a: x.as_ptr().add(first * layout.cols),
+                        layout,
+                        b: y.as_ptr().add(first * y_stride),
+                        b_stride: y_stride,
+                        c: parts.slice(piece * size..(piece + 1) * size).as_mut_ptr(),
+                        c_stride: columns,
+                        rows,
+                        columns,
+                        k: terms.min(k - first),
+                        epilogue: Epilogue {
+                            alpha: 1.0,
+                            beta: 0.0,
+                            bias: std::ptr::null(),
+                        },
+                    };
+                    run(self.isa, &strips);
+                }
+            });
+            let Scale { alpha, beta } = self.scale;
+            threads::par_chunks(columns, (PIECE / 4 / (rows * pieces)).max(1), |range| {
+                // SAFETY: all pieces are written and none is written now.
+                let sums = unsafe {
+                    std::slice::from_raw_parts(parts.as_ptr().cast_const(), pieces * size)
+                };
+                for i in 0..rows {
+                    for j in range.clone() {
+                        let sum: f32 = sums[i * columns + j..].iter().step_by(size).sum();
+                        // SAFETY: the place of one element of C, which no other piece has.
+                        let c = unsafe { &mut *self.c.as_ptr().add(place(i, j)) };
+                        let old = if beta == 0.0 { 0.0 } else { beta * *c };
+                        let bias = self.bias.map_or(0.0, |bias| bias[j]);
+                        *c = alpha * sum + (old + bias);
+                    }
+                }
+            });
+        });
+    }
+}
+
+/// An address that several threads read from.
+struct Shared(*const f32);
+
+// SAFETY: nobody writes there while it is shared.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    fn get(&self) -> *const f32 {
+        self.0
     }
 }
