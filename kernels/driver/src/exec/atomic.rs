@@ -1,0 +1,126 @@
+//! Atomic operations on global and shared memory.
+//!
+//! The lanes of a warp update one after the other, lane 0 first; blocks run in parallel, so sums of floats over
+//! several blocks depend on their timing, as on a GPU.
+
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use super::FaultKind;
+use super::access::lanes;
+use super::block::Block;
+use super::fault::Fail;
+use super::op::{Atomic, Pc};
+use super::warp::Warp;
+use crate::ptx::Space;
+
+/// Replaces a value in memory by a function of it and two operands, and returns the old one.
+#[derive(Clone, Copy)]
+pub struct Update(pub fn(u64, u64, u64) -> u64);
+
+impl Update {
+    /// # Safety
+    /// `p` points to `bytes` writable bytes, aligned to them.
+    unsafe fn apply(self, p: *mut u8, bytes: u32, a: u64, b: u64) -> u64 {
+        // Every order is at least relaxed on the host; PTX's scopes and semantics ask for no more between blocks that
+        // communicate through atomics and fences than what acquire-release gives.
+        const SET: Ordering = Ordering::AcqRel;
+        const GET: Ordering = Ordering::Acquire;
+        // SAFETY: the caller's promise; nothing refers to device memory by reference.
+        unsafe {
+            match bytes {
+                2 => {
+                    let cell = AtomicU16::from_ptr(p.cast());
+                    cell.update(SET, GET, |old| self.0(old.into(), a, b) as u16)
+                        .into()
+                }
+                4 => {
+                    let cell = AtomicU32::from_ptr(p.cast());
+                    cell.update(SET, GET, |old| self.0(old.into(), a, b) as u32)
+                        .into()
+                }
+                _ => AtomicU64::from_ptr(p.cast()).update(SET, GET, |old| self.0(old, a, b)),
+            }
+        }
+    }
+}
+
+impl Block<'_> {
+    pub fn atomic<const CHECK: bool, const COUNT: bool>(
+        &mut self,
+        warp: &mut Warp,
+        atomic: &Atomic,
+        pc: Pc,
+        mask: u32,
+    ) -> Result<(), Fail> {
+        let (bytes, wide) = (u64::from(atomic.bytes), atomic.bytes == 8);
+        let mut known = !0;
+        if CHECK {
+            self.check_address(warp, &atomic.address, pc, mask)?;
+            known = warp.valid[atomic.a as usize] & warp.valid[atomic.b as usize];
+        }
+        let a = warp.addresses(&atomic.address);
+        self.by_space(atomic.address.space, a, mask, |block, space, a, mask| {
+            if !matches!(space, Space::Global | Space::Shared) {
+                let lane = mask.trailing_zeros() as usize;
+                let text = "an atomic operation on local or parameter memory".into();
+                return Err(block.fail(
+                    FaultKind::OutOfBounds,
+                    pc,
+                    warp.id,
+                    lane,
+                    Some(a[lane]),
+                    text,
+                ));
+            }
+            if COUNT {
+                let mut at: Vec<u64> = lanes(mask).map(|l| a[l]).collect();
+                at.sort_unstable();
+                let deepest = at
+                    .chunk_by(|x, y| x == y)
+                    .map(<[u64]>::len)
+                    .max()
+                    .unwrap_or(0);
+                let traffic = &mut block.tally.atomic;
+                traffic.requests += 1;
+                traffic.units += deepest as u64;
+                traffic.ideal_units += 1;
+                traffic.bytes += bytes * at.len() as u64;
+            }
+            let mut valid = known;
+            if CHECK && space == Space::Shared {
+                for l in lanes(mask) {
+                    let old = block.shared_read(warp, l, a[l], bytes, pc, true)?;
+                    valid &= !(u32::from(!old) << l);
+                    block.shared_write(
+                        warp,
+                        l,
+                        a[l],
+                        bytes,
+                        valid >> l & 1 != 0,
+                        false,
+                        pc,
+                        true,
+                    )?;
+                }
+            } else if CHECK {
+                let old = block.check_read(warp, space, a, mask, bytes, pc)?;
+                valid &= old;
+                block.check_global_write(warp, a, mask, bytes, valid, pc)?;
+            }
+            let region = block.region(space);
+            for l in lanes(mask) {
+                let p = block.element(warp, space, region, a[l], bytes, pc, 1 << l)?;
+                let (x, y) = (warp.get(atomic.a, l, wide), warp.get(atomic.b, l, wide));
+                // SAFETY: `element` checked bounds and alignment, and regions are aligned.
+                let old = unsafe { atomic.update.apply(p, atomic.bytes, x, y) };
+                if let Some(d) = atomic.d {
+                    warp.set(d, l, old, wide);
+                }
+            }
+            if CHECK && let Some(d) = atomic.d {
+                warp.set_valid(d, valid, mask);
+            }
+            Ok(())
+        })
+    }
+}

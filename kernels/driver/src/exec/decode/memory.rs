@@ -1,0 +1,415 @@
+//! Loads, stores, atomics, asynchronous copies, address conversions.
+
+use super::super::access::window;
+use super::super::atomic::Update;
+use super::super::float16::{bf16_to_f32, canonical, f16_to_f32, f32_to_bf16, f32_to_f16};
+use super::super::lanes::{Isa, Lanes, WARP};
+use super::super::op::{Access, Atomic, Bulk, Cond, CopyAsync, Kind, Slot};
+use super::operands::is_wide;
+use super::{Decoder, Ins, Result};
+use crate::ptx::{Operand, Space, Type};
+
+/// Modifiers that change caching, scope or order, but no value here: execution is in order.
+fn is_hint(m: &str) -> bool {
+    matches!(
+        m,
+        "ca" | "cg"
+            | "cs"
+            | "cv"
+            | "lu"
+            | "wb"
+            | "wt"
+            | "nc"
+            | "volatile"
+            | "weak"
+            | "relaxed"
+            | "acquire"
+            | "release"
+            | "acq_rel"
+            | "cta"
+            | "cluster"
+            | "gpu"
+            | "sys"
+            | "mmio"
+            | "unified"
+    ) || m.starts_with("L1::")
+        || m.starts_with("L2::")
+        || m.starts_with("level::")
+}
+
+impl<'a> Decoder<'a> {
+    pub(super) fn memory(&mut self, ins: &mut Ins<'a>) -> Result<()> {
+        match ins.i.opcode.as_str() {
+            "ld" | "ldu" => self.load_store(ins, true),
+            "st" => self.load_store(ins, false),
+            "atom" => self.atomic(ins, true),
+            "red" => self.atomic(ins, false),
+            "cp" => self.copy_async(ins),
+            "cvta" => self.cvta(ins),
+            "isspacep" => self.isspacep(ins),
+            // A policy is an opaque number that only hints use.
+            "createpolicy" => {
+                ins.left.clear();
+                let d = self.target(ins, Type::B64)?;
+                let zero = self.constant(0, true);
+                let f = self.isa.one(|a: u64| a);
+                self.map(f, d, true, &[zero]);
+                Ok(())
+            }
+            _ => {
+                ins.left.clear();
+                self.emit(Kind::Nothing);
+                Ok(())
+            }
+        }
+    }
+
+    fn load_store(&mut self, ins: &mut Ins<'a>, load: bool) -> Result<()> {
+        let space = ins.take_space();
+        ins.ignore(is_hint);
+        let count = ins.one_of(&[("v2", 2), ("v4", 4)]).unwrap_or(1);
+        let ty = ins.ty()?;
+        if ty == Type::Pred || ty == Type::B128 {
+            return Err(ins.error("loads and stores have 8 to 64 bits an element"));
+        }
+        let (registers, at) = if load { (0, 1) } else { (1, 0) };
+        let address = self.address(ins, at, space)?;
+        if address.space == Space::Param && !load {
+            return Err(ins.error("a kernel's parameters cannot be written"));
+        }
+        let elements = self.elements(ins, registers)?;
+        if elements.len() != count as usize {
+            return Err(ins.error(format!("{} registers, {count} wanted", elements.len())));
+        }
+        let (mut regs, mut width) = ([0; 4], 0);
+        for (reg, element) in regs.iter_mut().zip(elements) {
+            let (slot, bytes) = match element {
+                Operand::Reg(_) => {
+                    let (slot, own) = self.any_register(ins, element)?;
+                    (slot, own.bytes())
+                }
+                Operand::Sink if load => (self.new_slot(is_wide(ty)), ty.bytes().max(2)),
+                _ if load => return Err(ins.error("a register is wanted")),
+                constant => (self.value(ins, constant, ty)?, ty.bytes().max(2)),
+            };
+            if bytes < ty.bytes() {
+                return Err(ins.error(format!(
+                    "a register of {bytes} bytes for elements of {}",
+                    ty.bytes()
+                )));
+            }
+            if width != 0 && width != bytes {
+                return Err(ins.error("the registers of a vector have one size"));
+            }
+            (*reg, width) = (slot, bytes);
+        }
+        if address.space == Space::Shared || address.space == Space::Generic {
+            self.shared_access(ty.bytes());
+        }
+        let access = Box::new(Access {
+            address,
+            bytes: ty.bytes(),
+            count,
+            regs,
+            register: width,
+            signed: ty.is_signed(),
+            bulk: if ty.is_signed() && width != ty.bytes() {
+                None
+            } else {
+                bulk(self.isa, ty.bytes(), count, width, load)
+            },
+        });
+        self.emit(if load {
+            Kind::Load(access)
+        } else {
+            Kind::Store(access)
+        });
+        Ok(())
+    }
+
+    /// The race check needs to tell apart the smallest accesses.
+    pub(super) fn shared_access(&mut self, bytes: u32) {
+        self.program.shared_granule = self.program.shared_granule.min(bytes as usize);
+    }
+
+    fn cvta(&mut self, ins: &mut Ins<'a>) -> Result<()> {
+        let to_space = ins.flag("to");
+        let space = ins.take_space();
+        let ty = ins.ty()?;
+        if !is_wide(ty) {
+            return Err(ins.error("generic addresses have 64 bits"));
+        }
+        let d = self.target(ins, ty)?;
+        let a = self.source(ins, 1, ty)?;
+        let w = self.constant(window(space), true);
+        let f = if to_space {
+            self.isa.two(|a: u64, w: u64| a.wrapping_sub(w))
+        } else {
+            self.isa.two(|a: u64, w: u64| a.wrapping_add(w))
+        };
+        self.map(f, d, true, &[a, w]);
+        Ok(())
+    }
+
+    fn isspacep(&mut self, ins: &mut Ins<'a>) -> Result<()> {
+        let space = ins.take_space();
+        let p = self.pred(ins, ins.operand(0)?)?;
+        let a = self.source(ins, 1, Type::U64)?;
+        let number = match space {
+            Space::Shared | Space::Local | Space::Param => window(space) >> 32,
+            Space::Global => 256,
+            _ => return Err(ins.error("a state space is wanted")),
+        };
+        let b = self.constant(number, true);
+        let f = self.isa.test(|a: u64, b: u64| (a >> 32).min(256) == b);
+        let c = Cond::ALWAYS;
+        self.emit(Kind::Test {
+            f,
+            p,
+            q: super::SINK,
+            a,
+            b,
+            logic: super::super::op::Logic::And,
+            c,
+        });
+        Ok(())
+    }
+
+    fn atomic(&mut self, ins: &mut Ins<'a>, returns: bool) -> Result<()> {
+        let space = ins.take_space();
+        let name = ins.one_of(
+            &[
+                "add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec",
+            ]
+            .map(|n| (n, n)),
+        );
+        let name = name.ok_or_else(|| ins.error("an atomic operation is missing"))?;
+        ins.ignore(|m| is_hint(m) || m == "noftz");
+        let ty = ins.ty()?;
+        let update = update(name, ty)
+            .ok_or_else(|| ins.error(format!("atomic {name} is not supported for {ty:?}")))?;
+        let first = usize::from(returns);
+        let address = self.address(ins, first, space)?;
+        let a = self.source(ins, first + 1, ty)?;
+        let b = if name == "cas" {
+            self.source(ins, first + 2, ty)?
+        } else {
+            a
+        };
+        let d = if returns {
+            Some(self.target(ins, ty)?)
+        } else {
+            None
+        };
+        if address.space == Space::Shared || address.space == Space::Generic {
+            self.shared_access(ty.bytes());
+        }
+        self.emit(Kind::Atomic(Box::new(Atomic {
+            address,
+            bytes: ty.bytes(),
+            d,
+            a,
+            b,
+            update,
+        })));
+        Ok(())
+    }
+
+    fn copy_async(&mut self, ins: &mut Ins<'a>) -> Result<()> {
+        if !ins.flag("async") {
+            return Err(ins.error("only cp.async is supported"));
+        }
+        if ins.flag("commit_group") {
+            self.emit(Kind::CommitAsync);
+            return Ok(());
+        }
+        if ins.flag("wait_all") {
+            self.emit(Kind::WaitAsync { pending: None });
+            return Ok(());
+        }
+        if ins.flag("wait_group") {
+            let n = match ins.operand(0)? {
+                Operand::Int(n) => {
+                    u32::try_from(*n).map_err(|_| ins.error("a number of groups is wanted"))?
+                }
+                _ => return Err(ins.error("a constant number of groups is wanted")),
+            };
+            self.emit(Kind::WaitAsync { pending: Some(n) });
+            return Ok(());
+        }
+        let global_only = ins.left.contains(&"cg");
+        ins.ignore(is_hint);
+        if !(ins.flag("shared") | ins.flag("shared::cta") && ins.flag("global")) {
+            return Err(ins.error("cp.async goes from global to shared memory"));
+        }
+        let target = self.address(ins, 0, Space::Shared)?;
+        let source = self.address(ins, 1, Space::Global)?;
+        let bytes = match ins.operand(2)? {
+            Operand::Int(n @ (4 | 8 | 16)) if !global_only || *n == 16 => *n as u32,
+            _ => return Err(ins.error("4, 8 or 16 bytes are copied (16 with .cg)")),
+        };
+        let (mut source_bytes, mut ignore) = (None, Cond::NEVER);
+        if let Some(operand) = ins.i.operands.get(3) {
+            let is_pred = matches!(operand, Operand::Not(_))
+                || matches!(operand, Operand::Reg(r)
+                    if self.functions[ins.function].function.registers[*r].ty == Type::Pred);
+            match operand {
+                _ if is_pred => ignore = self.cond(ins, operand)?,
+                // A cache policy.
+                Operand::Reg(_) if self.any_register(ins, operand)?.1.bytes() == 8 => {}
+                _ => source_bytes = Some(self.value(ins, operand, Type::U32)?),
+            }
+        }
+        self.emit(Kind::CopyAsync(Box::new(CopyAsync {
+            target,
+            source,
+            bytes,
+            source_bytes,
+            ignore,
+        })));
+        Ok(())
+    }
+}
+
+/// The function that moves 32 elements in a row, where there is one: the registers must have the elements' width, or
+/// hold 16-bit elements zero-extended.
+pub(super) fn bulk(isa: Isa, bytes: u32, count: u32, register: u32, load: bool) -> Option<Bulk> {
+    let _ = isa;
+    Some(match (bytes, count, register, load) {
+        (4, 1, 4, true) => load_all::<u32, u32, 1>,
+        (4, 2, 4, true) => load_all::<u32, u32, 2>,
+        (4, 4, 4, true) => load_all::<u32, u32, 4>,
+        (8, 1, 8, true) => load_all::<u64, u64, 1>,
+        (8, 2, 8, true) => load_all::<u64, u64, 2>,
+        (2, 1, 2 | 4, true) => load_all::<u16, u32, 1>,
+        (2, 2, 2 | 4, true) => load_all::<u16, u32, 2>,
+        (2, 4, 2 | 4, true) => load_all::<u16, u32, 4>,
+        (1, 1, 2 | 4, true) => load_all::<u8, u32, 1>,
+        (4, 1, 4, false) => store_all::<u32, u32, 1>,
+        (4, 2, 4, false) => store_all::<u32, u32, 2>,
+        (4, 4, 4, false) => store_all::<u32, u32, 4>,
+        (8, 1, 8, false) => store_all::<u64, u64, 1>,
+        (8, 2, 8, false) => store_all::<u64, u64, 2>,
+        (2, 1, 2 | 4, false) => store_all::<u16, u32, 1>,
+        (2, 2, 2 | 4, false) => store_all::<u16, u32, 2>,
+        (2, 4, 2 | 4, false) => store_all::<u16, u32, 4>,
+        (1, 1, 2 | 4, false) => store_all::<u8, u32, 1>,
+        _ => return None,
+    })
+}
+
+/// An element in memory and in a register.
+trait Cell<R>: Copy {
+    fn widen(self) -> R;
+    fn narrow(r: R) -> Self;
+}
+
+macro_rules! cells {
+    ($($m:ty, $r:ty;)*) => {$(
+        impl Cell<$r> for $m {
+            fn widen(self) -> $r {
+                self as $r
+            }
+            fn narrow(r: $r) -> $m {
+                r as $m
+            }
+        }
+    )*};
+}
+cells! { u8, u32; u16, u32; u32, u32; u64, u64; }
+
+unsafe fn load_all<M: Cell<R>, R, const N: usize>(memory: *mut u8, regs: &[*mut Lanes; 4]) {
+    for i in 0..WARP {
+        for (part, reg) in regs.iter().enumerate().take(N) {
+            // SAFETY: the caller's promise: 32 N elements in memory, N registers of 32 lanes.
+            unsafe {
+                let value = memory.cast::<M>().add(i * N + part).read_unaligned();
+                reg.cast::<R>().add(i).write(value.widen());
+            }
+        }
+    }
+}
+
+unsafe fn store_all<M: Cell<R>, R, const N: usize>(memory: *mut u8, regs: &[*mut Lanes; 4]) {
+    for i in 0..WARP {
+        for (part, reg) in regs.iter().enumerate().take(N) {
+            // SAFETY: as in `load_all`.
+            unsafe {
+                let value = M::narrow(reg.cast::<R>().add(i).read());
+                memory.cast::<M>().add(i * N + part).write_unaligned(value);
+            }
+        }
+    }
+}
+
+/// Adds pairs of 16-bit floats.
+fn add_pairs(old: u64, a: u64, add: fn(u16, u16) -> u16) -> u64 {
+    let part = |shift: u32| u64::from(add((old >> shift) as u16, (a >> shift) as u16)) << shift;
+    part(0) | part(16)
+}
+
+fn add_f16(a: u16, b: u16) -> u16 {
+    f32_to_f16(f16_to_f32(a) + f16_to_f32(b))
+}
+
+fn add_bf16(a: u16, b: u16) -> u16 {
+    f32_to_bf16(bf16_to_f32(a) + bf16_to_f32(b))
+}
+
+/// Flushes a subnormal to zero, keeping its sign.
+fn flush(x: f32) -> f32 {
+    if x.is_subnormal() {
+        0f32.copysign(x)
+    } else {
+        x
+    }
+}
+
+fn update(name: &str, ty: Type) -> Option<Update> {
+    let wide = is_wide(ty);
+    Some(Update(match (name, ty) {
+        ("add", Type::F32) => |old, a, _| {
+            let sum = flush(f32::from_bits(old as u32)) + flush(f32::from_bits(a as u32));
+            flush(canonical(sum)).to_bits().into()
+        },
+        ("add", Type::F64) => |old, a, _| (f64::from_bits(old) + f64::from_bits(a)).to_bits(),
+        ("add", Type::F16) => |old, a, _| add_f16(old as u16, a as u16).into(),
+        ("add", Type::Bf16) => |old, a, _| add_bf16(old as u16, a as u16).into(),
+        ("add", Type::F16x2) => |old, a, _| add_pairs(old, a, add_f16),
+        ("add", Type::Bf16x2) => |old, a, _| add_pairs(old, a, add_bf16),
+        ("add", Type::U32 | Type::S32 | Type::U64) => |old, a, _| old.wrapping_add(a),
+        ("min", Type::S32) => |old, a, _| (old as i32).min(a as i32) as u32 as u64,
+        ("max", Type::S32) => |old, a, _| (old as i32).max(a as i32) as u32 as u64,
+        ("min", Type::S64) => |old, a, _| (old as i64).min(a as i64) as u64,
+        ("max", Type::S64) => |old, a, _| (old as i64).max(a as i64) as u64,
+        ("min", Type::U32 | Type::U64) => |old, a, _| old.min(a),
+        ("max", Type::U32 | Type::U64) => |old, a, _| old.max(a),
+        ("and", Type::B32 | Type::B64) => |old, a, _| old & a,
+        ("or", Type::B32 | Type::B64) => |old, a, _| old | a,
+        ("xor", Type::B32 | Type::B64) => |old, a, _| old ^ a,
+        ("exch", _) if ty.bytes() == 4 || wide => |_, a, _| a,
+        ("cas", _) if matches!(ty.bytes(), 2 | 4 | 8) => |old, a, b| if old == a { b } else { old },
+        ("inc", Type::U32) => |old, a, _| if old >= a { 0 } else { old + 1 },
+        ("dec", Type::U32) => |old, a, _| if old == 0 || old > a { a } else { old - 1 },
+        _ => return None,
+    }))
+}
+
+/// The constant slots of a list of registers, as instructions with fragments take them.
+pub(super) fn slots<'a>(
+    d: &mut Decoder<'a>,
+    ins: &Ins<'a>,
+    n: usize,
+    count: usize,
+    ty: Type,
+) -> Result<Vec<Slot>> {
+    let elements = d.elements(ins, n)?;
+    if elements.len() != count {
+        return Err(ins.error(format!(
+            "operand {}: {} registers, {count} wanted",
+            n + 1,
+            elements.len()
+        )));
+    }
+    elements.iter().map(|e| d.value(ins, e, ty)).collect()
+}

@@ -1,0 +1,139 @@
+//! `wmma.load` and `wmma.store` of m16n16k16.
+//!
+//! The ISA leaves the fragments' layout open. Here A is an `mma` fragment of 16x16, and B, C and D are two fragments
+//! of 8 columns, one after the other (see [`super::mma`]); f16 fragments of A and B, which have twice the registers
+//! needed, hold everything twice.
+
+use super::access::{Addresses, lanes, read_bytes, write};
+use super::block::Block;
+use super::fault::Fail;
+use super::op::{Fragment, Pc};
+use super::warp::Warp;
+
+/// Which matrix a fragment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    A,
+    B,
+    /// C or D.
+    Accumulator,
+}
+
+impl Fragment {
+    /// Row and column of element `e` of register `r` in a lane.
+    fn place(&self, r: usize, e: usize, lane: usize) -> (usize, usize) {
+        let (g, t) = (lane / 4, lane % 4);
+        match (self.role, self.bytes) {
+            (Role::A, _) => (g + 8 * (r % 2), 2 * t + e + 8 * (r / 2 % 2)),
+            (Role::B, _) => (2 * t + e + 8 * (r % 2), g + 8 * (r / 2 % 2)),
+            (Role::Accumulator, 2) => (g + 8 * (r % 2), 2 * t + e + 8 * (r / 2)),
+            (Role::Accumulator, _) => (g + 8 * (r % 4 / 2), 2 * t + r % 2 + 8 * (r / 4)),
+        }
+    }
+
+    fn addresses(&self, warp: &Warp, base: &Addresses, r: usize, e: usize) -> Addresses {
+        std::array::from_fn(|lane| {
+            let (row, column) = self.place(r, e, lane);
+            let (line, along) = if self.by_rows {
+                (row, column)
+            } else {
+                (column, row)
+            };
+            let stride = warp.get32(self.stride, lane) as usize;
+            base[lane].wrapping_add(((line * stride + along) * self.bytes as usize) as u64)
+        })
+    }
+}
+
+impl Block<'_> {
+    pub fn load_fragment<const CHECK: bool, const COUNT: bool>(
+        &mut self,
+        warp: &mut Warp,
+        f: &Fragment,
+        pc: Pc,
+        mask: u32,
+    ) -> Result<(), Fail> {
+        self.whole_warp(warp, pc, mask)?;
+        if CHECK {
+            self.check_address(warp, &f.address, pc, mask)?;
+        }
+        let base = warp.addresses(&f.address);
+        let bytes = u64::from(f.bytes);
+        for r in 0..f.regs.len() {
+            let mut words = [0u32; 32];
+            let mut valid = !0;
+            for e in 0..4 / f.bytes as usize {
+                let a = f.addresses(warp, &base, r, e);
+                self.by_space(f.address.space, a, mask, |block, space, a, mask| {
+                    if COUNT {
+                        block.count(space, a, mask, bytes);
+                    }
+                    if CHECK {
+                        valid &= block.check_read(warp, space, a, mask, bytes, pc)? | !mask;
+                    }
+                    let region = block.region(space);
+                    for l in lanes(mask) {
+                        let p = block.element(warp, space, region, a[l], bytes, pc, 1 << l)?;
+                        // SAFETY: `element` checked the bounds.
+                        words[l] |= (unsafe { read_bytes(p, f.bytes) } as u32) << (16 * e);
+                    }
+                    Ok(())
+                })?;
+            }
+            warp.regs[f.regs[r] as usize].0 = words;
+            warp.set_valid(f.regs[r], valid, !0);
+        }
+        Ok(())
+    }
+
+    pub fn store_fragment<const CHECK: bool, const COUNT: bool>(
+        &mut self,
+        warp: &mut Warp,
+        f: &Fragment,
+        pc: Pc,
+        mask: u32,
+    ) -> Result<(), Fail> {
+        self.whole_warp(warp, pc, mask)?;
+        if CHECK {
+            self.check_address(warp, &f.address, pc, mask)?;
+        }
+        let base = warp.addresses(&f.address);
+        let bytes = u64::from(f.bytes);
+        for r in 0..f.regs.len() {
+            for e in 0..4 / f.bytes as usize {
+                let a = f.addresses(warp, &base, r, e);
+                let known = warp.valid[f.regs[r] as usize];
+                self.by_space(f.address.space, a, mask, |block, space, a, mask| {
+                    if COUNT {
+                        block.count(space, a, mask, bytes);
+                    }
+                    if CHECK && space == crate::ptx::Space::Shared {
+                        for l in lanes(mask) {
+                            block.shared_write(
+                                warp,
+                                l,
+                                a[l],
+                                bytes,
+                                known >> l & 1 != 0,
+                                false,
+                                pc,
+                                false,
+                            )?;
+                        }
+                    } else if CHECK {
+                        block.check_global_write(warp, a, mask, bytes, known, pc)?;
+                    }
+                    let region = block.region(space);
+                    for l in lanes(mask) {
+                        let p = block.element(warp, space, region, a[l], bytes, pc, 1 << l)?;
+                        let bits = warp.get32(f.regs[r], l) >> (16 * e);
+                        // SAFETY: `element` checked the bounds.
+                        unsafe { write(p, bits.into(), f.bytes) };
+                    }
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
