@@ -21,14 +21,29 @@ DONE:
 
 #[test]
 fn saxpy_with_a_ragged_end() {
-    let device = Device::new(&module(".param .u64 x, .param .u64 y, .param .f32 a, .param .u32 n", SAXPY));
+    let device = Device::new(&module(
+        ".param .u64 x, .param .u64 y, .param .f32 a, .param .u32 n",
+        SAXPY,
+    ));
     for n in [1, 31, 32, 33, 1000] {
         let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
         let (dx, dy) = (device.upload(&x), device.upload(&vec![1.0f32; n]));
-        let args = [Arg::U64(dx), Arg::U64(dy), Arg::F32(2.0), Arg::U32(n as u32)];
-        let counters = device.launch("k", n.div_ceil(128) as u32, 128, 0, &args).unwrap();
+        let args = [
+            Arg::U64(dx),
+            Arg::U64(dy),
+            Arg::F32(2.0),
+            Arg::U32(n as u32),
+        ];
+        let counters = device
+            .launch("k", n.div_ceil(128) as u32, 128, 0, &args)
+            .unwrap();
         let y: Vec<f32> = device.download(dy, n);
-        assert!(y.iter().enumerate().all(|(i, &y)| y == 2.0 * i as f32 + 1.0), "{y:?}");
+        assert!(
+            y.iter()
+                .enumerate()
+                .all(|(i, &y)| y == 2.0 * i as f32 + 1.0),
+            "{y:?}"
+        );
         assert_eq!(counters.float_flops, 2 * n as u64);
         assert_eq!(counters.global.bytes, 12 * n as u64);
     }
@@ -64,7 +79,9 @@ fn reduction_through_shared_memory() {
     let device = Device::new(&module(".param .u64 x, .param .u64 y", REDUCTION));
     let x: Vec<f32> = (0..256).map(|i| i as f32).collect();
     let (dx, dy) = (device.upload(&x), device.alloc::<f32>(1));
-    let counters = device.launch("k", 1, 256, 0, &[Arg::U64(dx), Arg::U64(dy)]).unwrap();
+    let counters = device
+        .launch("k", 1, 256, 0, &[Arg::U64(dx), Arg::U64(dy)])
+        .unwrap();
     assert_eq!(device.download::<f32>(dy, 1), [255.0 * 128.0]);
     assert_eq!(counters.barriers, 8 * 8);
 }

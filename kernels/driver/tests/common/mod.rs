@@ -24,7 +24,12 @@ pub enum Arg {
 
 impl Device {
     pub fn new(ptx: &str) -> Device {
-        let memory = Memory::new(MemoryConfig { base: LOWEST_BASE, capacity: 1 << 30, shadow: true }).unwrap();
+        let memory = Memory::new(MemoryConfig {
+            base: LOWEST_BASE,
+            capacity: 1 << 30,
+            shadow: true,
+        })
+        .unwrap();
         let module = Module::parse(ptx).unwrap_or_else(|e| panic!("{e}"));
         let loaded = Loaded::new(&module, &memory).unwrap_or_else(|e| panic!("{e}"));
         Device { memory, loaded }
@@ -46,13 +51,29 @@ impl Device {
     pub fn download<T: Copy + Default>(&self, address: u64, n: usize) -> Vec<T> {
         let mut out = vec![T::default(); n];
         // SAFETY: tests download plain numbers.
-        let raw = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), n * size_of::<T>()) };
+        let raw =
+            unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), n * size_of::<T>()) };
         self.memory.read(address, raw).unwrap();
         out
     }
 
-    pub fn launch(&self, kernel: &str, grid: u32, block: u32, shared: u32, args: &[Arg]) -> Result<Counters, Fault> {
-        self.launch_with(kernel, [grid, 1, 1], [block, 1, 1], shared, args, &Checks::ALL, LIMIT)
+    pub fn launch(
+        &self,
+        kernel: &str,
+        grid: u32,
+        block: u32,
+        shared: u32,
+        args: &[Arg],
+    ) -> Result<Counters, Fault> {
+        self.launch_with(
+            kernel,
+            [grid, 1, 1],
+            [block, 1, 1],
+            shared,
+            args,
+            &Checks::ALL,
+            LIMIT,
+        )
     }
 
     #[allow(clippy::too_many_arguments, reason = "a launch has that many parts")]
@@ -66,7 +87,10 @@ impl Device {
         checks: &Checks,
         limit: u64,
     ) -> Result<Counters, Fault> {
-        let kernel = self.loaded.kernel(kernel).expect("the kernel is in the module");
+        let kernel = self
+            .loaded
+            .kernel(kernel)
+            .expect("the kernel is in the module");
         let mut params = vec![0; kernel.function().param_bytes() as usize];
         for (arg, param) in args.iter().zip(&kernel.function().params) {
             let bytes: Vec<u8> = match arg {
@@ -76,12 +100,19 @@ impl Device {
             };
             params[param.offset as usize..][..bytes.len()].copy_from_slice(&bytes);
         }
-        let config = LaunchConfig { grid, block, dynamic_shared, params: &params };
+        let config = LaunchConfig {
+            grid,
+            block,
+            dynamic_shared,
+            params: &params,
+        };
         launch(kernel, &config, &self.memory, checks, limit)
     }
 }
 
 /// A module of one kernel `k` with a body.
 pub fn module(params: &str, body: &str) -> String {
-    format!(".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k({params})\n{{\n{body}\n}}\n")
+    format!(
+        ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k({params})\n{{\n{body}\n}}\n"
+    )
 }
