@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
 /// A class of instructions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub enum Class {
     /// Integer arithmetic, logic, bit fields.
     Integer,
@@ -68,7 +70,7 @@ pub struct Counters {
 }
 
 /// Traffic of one kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Traffic {
     /// Warp-wide requests.
     pub requests: u64,
@@ -118,75 +120,5 @@ impl AddAssign<&Counters> for Counters {
             let entry = self.lines.entry(line).or_default();
             *entry = (entry.0 + warps, entry.1 + lanes);
         }
-    }
-}
-
-/// Counts by operation while a launch runs.
-#[derive(Clone, Debug)]
-pub(crate) struct Tally {
-    pub executed: u64,
-    pub ops: Vec<OpTally>,
-    pub global: Traffic,
-    pub shared: Traffic,
-    pub atomic: Traffic,
-    pub matrix_flops: u64,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct OpTally {
-    pub warps: u64,
-    pub lanes: u64,
-    pub off: u64,
-}
-
-impl Tally {
-    pub fn new(ops: usize) -> Tally {
-        let none = Traffic::default();
-        let ops = vec![OpTally::default(); ops];
-        Tally {
-            executed: 0,
-            ops,
-            global: none,
-            shared: none,
-            atomic: none,
-            matrix_flops: 0,
-        }
-    }
-
-    pub fn add(&mut self, other: &Tally) {
-        self.executed += other.executed;
-        for (mine, theirs) in self.ops.iter_mut().zip(&other.ops) {
-            mine.warps += theirs.warps;
-            mine.lanes += theirs.lanes;
-            mine.off += theirs.off;
-        }
-        self.global += other.global;
-        self.shared += other.shared;
-        self.atomic += other.atomic;
-        self.matrix_flops += other.matrix_flops;
-    }
-}
-
-impl Counters {
-    /// Sums up; `ops` are (line, class, floating-point operations of a lane).
-    pub(crate) fn new(tally: &Tally, ops: impl Iterator<Item = (u32, Class, u32)>) -> Counters {
-        let mut c = Counters {
-            warp_instructions: tally.executed,
-            global: tally.global,
-            shared: tally.shared,
-            atomic: tally.atomic,
-            matrix_flops: tally.matrix_flops,
-            ..Counters::default()
-        };
-        for (op, (line, class, flops)) in tally.ops.iter().zip(ops).filter(|(op, _)| op.warps > 0) {
-            c.thread_instructions += op.lanes;
-            c.predicated_off += op.off;
-            c.float_flops += op.lanes * u64::from(flops);
-            *c.classes.entry(class).or_default() += op.warps;
-            c.barriers += if class == Class::Barrier { op.warps } else { 0 };
-            let entry = c.lines.entry(line).or_default();
-            *entry = (entry.0 + op.warps, entry.1 + op.lanes);
-        }
-        c
     }
 }

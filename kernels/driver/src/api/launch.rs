@@ -40,7 +40,7 @@ struct Arguments {
 impl Arguments {
     /// Copies them into a parameter buffer.
     fn gather(&self, declaration: &ptx::Function) -> Outcome<Vec<u8>> {
-        let bytes = ptx::Module::param_bytes(declaration) as usize;
+        let bytes = declaration.param_bytes() as usize;
         if !self.pointers.is_null() || (self.extra.is_null() && bytes > 0) {
             let mut buffer = vec![0; bytes];
             for (i, param) in declaration.params.iter().enumerate() {
@@ -166,7 +166,7 @@ impl Shape {
             Ok(counters) => {
                 if settings.checks.counters {
                     let (grid, block, kernel) = (self.grid, self.block, declaration.name.clone());
-                    let shared = self.shared + declaration.static_shared;
+                    let shared = self.shared + function.kernel.shared_bytes();
                     device.report.launched(Launch {
                         kernel,
                         grid,
@@ -299,7 +299,7 @@ pub extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
 fn resident(function: &Function, threads: i32, shared: usize) -> Outcome<u32> {
     let threads = u32::try_from(threads)
         .map_err(|_| Status::INVALID_VALUE.because("a negative block size"))?;
-    let shared = shared.saturating_add(function.kernel.function().static_shared as usize);
+    let shared = shared.saturating_add(function.kernel.shared_bytes() as usize);
     if threads > function.max_threads() {
         return Ok(0);
     }

@@ -97,7 +97,7 @@ impl Module {
             .and_then(|loaded| loaded.kernel(name))
             .cloned()
             .ok_or_else(missing)?;
-        let static_shared = kernel.function().static_shared;
+        let static_shared = kernel.shared_bytes();
         let handle = fresh();
         let function = Function {
             module: self.clone(),
@@ -127,11 +127,10 @@ impl Function {
     }
 
     fn attribute(&self, attribute: u32) -> Outcome<u32> {
-        let declaration = self.kernel.function();
         let (major, minor) = self.module.version;
         Ok(match attribute {
             0 => self.max_threads(),
-            1 => declaration.static_shared,
+            1 => self.kernel.shared_bytes(),
             2 => 0, // constants belong to the module here
             3 => self.kernel.local_bytes(),
             4 => self.kernel.registers(),
@@ -282,7 +281,7 @@ pub extern "C" fn cuFuncSetAttribute(function: usize, attribute: u32, value: i32
         let function = Function::find(function)?;
         match attribute {
             8 => {
-                let fixed = function.kernel.function().static_shared;
+                let fixed = function.kernel.shared_bytes();
                 let most = function
                     .module
                     .context

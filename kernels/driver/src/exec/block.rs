@@ -6,9 +6,9 @@ use super::launch::Launch;
 use super::op::Pc;
 use super::program::{Program, Special};
 use super::shadow::SharedShadow;
+use super::tally::Tally;
 use super::warp::{State, Warp};
 use super::{FaultKind, step};
-use crate::counters::Tally;
 
 /// A warp that does not wait hands over after so many instructions, so that warps may wait for one another's stores.
 const QUANTUM: u64 = 10_000;

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::block::Block;
 use super::fault::Fail;
 use super::program::Kernel;
+use super::tally::Tally;
 use super::{Fault, FaultKind};
-use crate::counters::{Counters, Tally};
+use crate::counters::Counters;
 use crate::memory::{Memory, View};
 
 /// Threads of a block at most.

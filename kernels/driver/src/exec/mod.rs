@@ -22,6 +22,7 @@ mod pending;
 mod program;
 mod shadow;
 mod step;
+mod tally;
 mod warp;
 mod wmma;
 

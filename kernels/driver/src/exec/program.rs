@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::decode;
 use super::lanes::Isa;
 use super::op::{Op, Pc, Slot};
-use crate::counters::{Class, Counters, Tally};
+use super::tally::Tally;
+use crate::counters::{Class, Counters};
 use crate::memory::Memory;
 use crate::ptx::{Function, Module, PtxError, Relocation, Space, Variable};
 
