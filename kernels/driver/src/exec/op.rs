@@ -39,6 +39,18 @@ pub struct Op {
     pub kind: Kind,
 }
 
+/// What a map does to the halves of a register of 64 bits. Compilers pack a value with an undefined one and take it
+/// out again, which is no use of the undefined half: the slot after a wide register's first one notes the lanes whose
+/// low half is initialised although the whole is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Whole,
+    /// Puts a low and a high half together.
+    Pack,
+    /// Takes the low half.
+    Low,
+}
+
 /// How predicates are combined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logic {
@@ -55,6 +67,7 @@ pub enum Kind {
         d: Slot,
         s: [Slot; 4],
         wide: bool,
+        part: Part,
     },
     /// `p = f(a, b) logic c`, `q = !f(a, b) logic c`.
     Test {

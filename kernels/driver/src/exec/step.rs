@@ -4,7 +4,7 @@ use super::FaultKind;
 use super::block::{Block, Stop};
 use super::fault::Fail;
 use super::lanes::{Lanes, WARP};
-use super::op::{Barrier, BarrierReduce, Cond, Kind, Logic, Op, Pc, Slot};
+use super::op::{Barrier, BarrierReduce, Cond, Kind, Logic, Op, Part, Pc, Slot};
 use super::warp::{State, Warp};
 
 /// Copies the lanes of a mask.
@@ -111,7 +111,13 @@ pub unsafe fn run<const CHECK: bool, const COUNT: bool>(
                 }
             }
             match &op.kind {
-                Kind::Map { f, d, s, wide } => {
+                Kind::Map {
+                    f,
+                    d,
+                    s,
+                    wide,
+                    part,
+                } => {
                     let regs = warp.regs.as_mut_ptr();
                     // SAFETY: the slots lie in the register file, with the widths that `f` was made for; lanes that
                     // have exited may be overwritten.
@@ -126,7 +132,13 @@ pub unsafe fn run<const CHECK: bool, const COUNT: bool>(
                         }
                     }
                     if CHECK {
-                        let valid = s.iter().fold(!0, |all, &s| all & warp.valid[s as usize]);
+                        let mut valid = s.iter().fold(!0, |all, &s| all & warp.valid[s as usize]);
+                        match part {
+                            Part::Pack => warp.set_valid(d + 1, warp.valid[s[0] as usize], mask),
+                            Part::Low => valid |= warp.valid[s[0] as usize + 1],
+                            Part::Whole if *wide => warp.set_valid(d + 1, 0, mask),
+                            Part::Whole => {}
+                        }
                         warp.set_valid(*d, valid, mask);
                     }
                     pc += 1;

@@ -2,7 +2,7 @@
 
 use super::super::float16::{bf16_to_f32, f16_to_f32};
 use super::super::lanes::{Isa, Test};
-use super::super::op::{Cond, Kind, Logic, SINK};
+use super::super::op::{Cond, Kind, Logic, Part, SINK};
 use super::arith::by_type;
 use super::float::flush;
 use super::operands::is_wide;
@@ -120,6 +120,9 @@ impl<'a> Decoder<'a> {
             .map(|p| self.narrow_value(ins, p, part))
             .collect::<Result<Vec<_>>>()?;
         self.map(f, d, is_wide(ty), &s);
+        if part == Type::B32 {
+            self.part(Part::Pack);
+        }
         Ok(())
     }
 
@@ -179,9 +182,12 @@ impl<'a> Decoder<'a> {
         } else {
             a
         };
-        for (target, f) in targets.into_iter().zip(functions) {
+        for (i, (target, f)) in targets.into_iter().zip(functions).enumerate() {
             if let Some(d) = target {
                 self.map(f, d, false, &[source]);
+                if i == 0 && part == Type::B32 {
+                    self.part(Part::Low);
+                }
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 
 use super::super::float16::{bf16_to_f32, canonical, f16_to_f32, f32_to_bf16, f32_to_f16};
 use super::super::lanes::Map;
-use super::super::op::Slot;
+use super::super::op::{Part, Slot};
 use super::float::{Towards, flush, round32, saturate};
 use super::float_ops::to_odd;
 use super::operands::is_wide;
@@ -91,9 +91,12 @@ impl<'a> Decoder<'a> {
                         own.bytes()
                     )));
                 }
-                match is_wide(own) && !is_wide(from) {
-                    true => self.step(self.isa.one(|a: u64| a as u32), false, slot),
-                    false => slot,
+                if is_wide(own) && !is_wide(from) {
+                    let low = self.step(self.isa.one(|a: u64| a as u32), false, slot);
+                    self.part(Part::Low);
+                    low
+                } else {
+                    slot
                 }
             }
             Operand::Special(_) => self.source(ins, 1, Type::U32)?,
@@ -209,7 +212,11 @@ impl<'a> Decoder<'a> {
             [U8: u8, S8: i8, U16: u16, S16: i16, U32: u32, S32: i32, U64: u64, S64: i64, B8: u8, B16: u16, B32: u32, B64: u64],
             [1 => u8, 2 => u16, 4 => u32, 8 => u64]);
         let f = f.ok_or_else(|| ins.error("not supported for these types"))?;
-        Ok(self.step(f, is_wide(to), a))
+        let d = self.step(f, is_wide(to), a);
+        if is_wide(from) && !is_wide(to) {
+            self.part(Part::Low);
+        }
+        Ok(d)
     }
 
     fn integer_to_float(

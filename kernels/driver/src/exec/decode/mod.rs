@@ -20,7 +20,7 @@ mod operands;
 use std::collections::HashMap;
 
 use super::lanes::{Isa, Map};
-use super::op::{Cond, Kind, Op, Pc, Pred, SINK, Slot, TRUE};
+use super::op::{Cond, Kind, Op, Part, Pc, Pred, SINK, Slot, TRUE};
 use super::program::{Info, Program, Special};
 use crate::counters::Class;
 use crate::ptx::{Function, Instruction, Module, PtxError};
@@ -141,7 +141,21 @@ impl<'a> Decoder<'a> {
     fn map(&mut self, f: Map, d: Slot, wide: bool, sources: &[Slot]) {
         let none = self.constant(0, true);
         let s = std::array::from_fn(|i| sources.get(i).copied().unwrap_or(none));
-        self.emit(Kind::Map { f, d, s, wide });
+        let part = Part::Whole;
+        self.emit(Kind::Map {
+            f,
+            d,
+            s,
+            wide,
+            part,
+        });
+    }
+
+    /// Says what the last map does to the halves of a register.
+    fn part(&mut self, says: Part) {
+        if let Some(Kind::Map { part, .. }) = self.program.ops.last_mut().map(|op| &mut op.kind) {
+            *part = says;
+        }
     }
 
     /// Says how many floating-point operations a lane of the last operation makes.
