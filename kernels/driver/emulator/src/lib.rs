@@ -21,7 +21,7 @@ mod library;
 
 use std::sync::{Arc, OnceLock};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub use counters::Counters;
 use library::Library;
@@ -157,7 +157,7 @@ pub struct Device {
 }
 
 /// One launch that ended well.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Launch {
     /// The kernel's name.

@@ -12,6 +12,7 @@ use super::event::EVENTS;
 use super::handle::{Table, fresh};
 use super::memory::forget_pinned;
 use super::module::{FUNCTIONS, MODULES};
+use super::settings::{Log, settings};
 use super::status::{Failure, Status};
 use super::stream::{Kind, Op, STREAMS, Stream};
 use crate::memory::{LOWEST_BASE, Memory, MemoryConfig};
@@ -90,6 +91,27 @@ impl Context {
         })?)
     }
 
+    /// The context whose memory an allocation is in: the current one, or another. Addresses are unique, so that memory
+    /// can be freed whatever is current, which cudarc relies on.
+    pub fn owner(address: u64) -> Outcome<Arc<Context>> {
+        let owns = |context: &Context| {
+            context
+                .memory
+                .allocation(address)
+                .is_some_and(|(start, _)| start == address)
+        };
+        let current = Context::live()?;
+        if owns(&current) {
+            return Ok(current);
+        }
+        let unknown = || {
+            Status::INVALID_VALUE.because(format!("{address:#x} is not the start of an allocation"))
+        };
+        let owner = CONTEXTS.find(owns).ok_or_else(unknown)?;
+        owner.check()?;
+        Ok(owner)
+    }
+
     /// The current context, if no kernel has failed in it.
     pub fn live() -> Outcome<Arc<Context>> {
         let context = Context::current()?;
@@ -106,6 +128,10 @@ impl Context {
 
     /// Kills it: every call from now on gives this failure, as after a fault on a real GPU.
     pub fn poison(&self, failure: Failure) {
+        if settings().log() != Log::Off {
+            eprintln!("deltaw driver: {}", failure.message);
+        }
+        // Only the first failure counts.
         let _ = self.fault.set(failure);
     }
 

@@ -36,6 +36,12 @@ impl<T> Table<T> {
             .cloned()
     }
 
+    /// Some object that fits.
+    pub fn find(&self, fits: impl Fn(&T) -> bool) -> Option<Arc<T>> {
+        let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        table.values().find(|value| fits(value)).cloned()
+    }
+
     pub fn remove(&self, handle: usize) -> Option<Arc<T>> {
         self.0
             .write()

@@ -1,14 +1,14 @@
 //! Launches.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::border::{Host, In, Out, Outcome, call};
+use super::context::Context;
 use super::module::Function;
 use super::report::Launch;
 use super::status::{Failure, Status};
-use super::stream::enqueue_launch;
+use super::stream::{enqueue_launch, resolve};
 use crate::exec::{self, Fault, FaultKind, LaunchConfig};
 use crate::ptx;
 
@@ -125,27 +125,25 @@ impl Shape {
 
     fn launch(self, function: usize, arguments: &Arguments) -> Outcome {
         let function = Function::find(function)?;
-        function.module.context.check()?;
-        self.check(&function)?;
-        let params = arguments.gather(function.kernel.function())?;
-        let stream = self.stream;
-        enqueue_launch(stream, move |context| {
-            if !Arc::ptr_eq(&function.module.context.device, &context.device) {
-                return Err(Status::INVALID_HANDLE
-                    .because("the function belongs to another context than the stream"));
-            }
-            self.run(&function, &params)
-        })
-    }
-
-    fn run(&self, function: &Function, params: &[u8]) -> Outcome {
-        let context = &function.module.context;
-        let device = &context.device;
-        let settings = device.config();
-        if settings.checks.memory && !context.memory.config().shadow {
+        let (context, _) = resolve(self.stream)?;
+        if context.handle != function.module.context.handle {
+            return Err(Status::INVALID_HANDLE
+                .because("the function belongs to another context than the stream"));
+        }
+        if context.device.config().checks.memory && !context.memory.config().shadow {
             return Err(Status::NOT_PERMITTED
                 .because("memory checks in a context that was made without them"));
         }
+        self.check(&function)?;
+        let params = arguments.gather(function.kernel.function())?;
+        enqueue_launch(self.stream, move |context| {
+            self.run(context, &function, &params)
+        })
+    }
+
+    fn run(&self, context: &Context, function: &Function, params: &[u8]) -> Outcome {
+        let device = &context.device;
+        let settings = device.config();
         let config = LaunchConfig {
             grid: self.grid,
             block: self.block,

@@ -93,10 +93,10 @@ pub extern "C" fn cuMemAllocPitch_v2(
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFree_v2(address: u64) -> Status {
     call("cuMemFree_v2", || {
-        let context = Context::live()?;
         if address == 0 {
-            return Ok(());
+            return Context::live().map(drop);
         }
+        let context = Context::owner(address)?;
         context.finish();
         context.check()?;
         Ok(context.memory.free(address)?)
@@ -145,15 +145,14 @@ pub fn allocate_async(address: &Out<u64>, bytes: usize, stream: usize) -> Outcom
 pub extern "C" fn cuMemFreeAsync(address: u64, stream: usize) -> Status {
     call("cuMemFreeAsync", || {
         let (context, _) = resolve(stream)?;
-        // Freeing what is no allocation is the caller's mistake, and no fault of a kernel.
-        match context.memory.allocation(address) {
-            Some((start, _)) if start == address => {}
-            _ => {
-                return Err(Status::INVALID_VALUE
-                    .because(format!("{address:#x} is not the start of an allocation")));
-            }
+        let owner = Context::owner(address)?;
+        if owner.handle == context.handle {
+            return enqueue(stream, move |context| Ok(context.memory.free(address)?));
         }
-        enqueue(stream, move |context| Ok(context.memory.free(address)?))
+        // The stream says nothing about the order of work in the other context.
+        owner.finish();
+        owner.check()?;
+        Ok(owner.memory.free(address)?)
     })
 }
 
@@ -186,14 +185,11 @@ pub extern "C" fn cuMemHostAlloc(target: Out<Host>, bytes: usize, flags: u32) ->
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFreeHost(host: Host) -> Status {
     call("cuMemFreeHost", || {
-        let context = Context::current()?;
-        let range = pinned().get(&host.address()).copied();
         let unknown =
             || Status::INVALID_VALUE.because("not the start of memory from cuMemHostAlloc");
-        let address = range
-            .filter(|r| r.context == context.handle)
-            .and_then(|r| r.device)
-            .ok_or_else(unknown)?;
+        let range = pinned().get(&host.address()).copied().ok_or_else(unknown)?;
+        let address = range.device.ok_or_else(unknown)?;
+        let context = Context::find(range.context)?;
         context.finish();
         pinned().remove(&host.address());
         context.memory.free(address)?;

@@ -51,11 +51,8 @@ impl Report {
         launches.push_back(launch);
     }
 
-    /// Remembers a fault, and says it on stderr if that is wanted.
+    /// Remembers a fault.
     pub fn failed(&self, fault: &Fault) {
-        if settings().log() != Log::Off {
-            eprintln!("deltaw driver: {fault}");
-        }
         self.contents().fault = Some(fault.clone());
     }
 }
