@@ -376,3 +376,56 @@ fn what_is_missing_says_so() -> Result {
     );
     Ok(())
 }
+#[test]
+fn modules_that_do_not_load_say_why() -> Result {
+    let (_device, _) = device()?;
+    let load = |image: &[u8]| {
+        let mut module = null_mut();
+        let mut log = [b'x'; 200];
+        let mut options = [
+            sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
+            sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
+        ];
+        let mut values = [log.as_mut_ptr().cast(), log.len() as *mut c_void];
+        let image = CString::new(image).expect("no NUL inside");
+        // SAFETY: the log has as many bytes as the option says.
+        let status = unsafe {
+            sys::cuModuleLoadDataEx(
+                &mut module,
+                image.as_ptr().cast(),
+                2,
+                options.as_mut_ptr(),
+                values.as_mut_ptr(),
+            )
+        };
+        (
+            status,
+            CStr::from_bytes_until_nul(&log)
+                .expect("a NUL")
+                .to_string_lossy()
+                .into_owned(),
+        )
+    };
+    let (status, log) = load(b".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k() {\n    frobnicate.b32 %r1;\n}\n");
+    assert_eq!(status, CUresult::CUDA_ERROR_INVALID_PTX);
+    assert!(
+        log.contains("line 5") && log.contains("frobnicate"),
+        "{log}"
+    );
+    let (status, log) =
+        load(b".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry k() { ret; }\n");
+    assert_eq!(status, CUresult::CUDA_ERROR_INVALID_PTX);
+    assert!(log.contains("sm_90") && log.contains("sm_80"), "{log}");
+    assert_eq!(
+        load(b"\x7fELF...").0,
+        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU
+    );
+    let path = CString::new("/no/such/file.ptx")?;
+    let mut module = null_mut();
+    // SAFETY: `module` may be written.
+    assert_eq!(
+        unsafe { sys::cuModuleLoad(&mut module, path.as_ptr()) },
+        CUresult::CUDA_ERROR_FILE_NOT_FOUND
+    );
+    Ok(())
+}
