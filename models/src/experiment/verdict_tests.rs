@@ -340,3 +340,63 @@ proptest! {
         prop_assert_eq!(claim.method.starts_with("bootstrap"), values.len() >= 10);
     }
 }
+
+// Models that all predict one class agree on every item: that is no evidence of equality.
+#[test]
+fn without_variation_nothing_is_decided() {
+    let s = scores(&[
+        ("lora", &[50.0, 50.0, 50.0]),
+        ("ada", &[50.0, 50.0, 50.0]),
+        ("up", &[51.1, 51.1, 51.1]),
+    ]);
+    for claim in [
+        s.claim("ada").within(0.5, "lora"),
+        s.claim("ada").equals(0.5, "lora"),
+        s.claim("up").superior_to("lora"),
+    ] {
+        let judged = only(claim);
+        assert_eq!(judged.state, State::Inconclusive);
+        assert_eq!(
+            (judged.p, judged.interval, judged.detectable),
+            (None, None, None)
+        );
+        assert!(
+            judged.why.starts_with("undecided: no variation"),
+            "{}",
+            judged.why
+        );
+    }
+}
+
+/// LORA and BETTER, with one run of an arm failed in seed 5.
+fn with_a_failure(arm: &str) -> Scores {
+    let mut cube = Cube::default();
+    for (name, values) in [("lora", LORA), ("ada", BETTER)] {
+        for (seed, &value) in (1..).zip(values) {
+            let cell = Cell::new().metric("accuracy", value);
+            cube.insert(CellId::new(name, "task", seed), cell).unwrap();
+        }
+    }
+    cube.fail(CellId::new(arm, "task", 5), "diverged".into());
+    Scores::new(&cube, Metric::accuracy(), 500)
+}
+
+#[test]
+fn a_claim_that_lost_seeds_to_failed_runs_cannot_hold() {
+    let s = with_a_failure("ada");
+    let verdict = Verdict::all([s.claim("ada").superior_to("lora")]).unwrap();
+    let judged = &verdict.claims[0];
+    assert_eq!((judged.state, judged.lost), (State::Inconclusive, 1));
+    assert!(
+        judged.why.contains("1 seed more lost a run to failure"),
+        "{}",
+        judged.why
+    );
+    assert!(verdict.lost_to_failures());
+    // That it fails is not the failure's doing, and failures of other arms do not matter.
+    assert_eq!(only(s.claim("lora").superior_to("ada")).state, State::Fails);
+    let other = with_a_failure("bitfit");
+    let verdict = Verdict::all([other.claim("ada").superior_to("lora")]).unwrap();
+    assert_eq!(verdict.outcome, Outcome::Reproduced);
+    assert!(!verdict.lost_to_failures());
+}

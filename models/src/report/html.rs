@@ -101,7 +101,7 @@ fn tables(report: &Report, arms: &[String], groups: &[(String, String)]) -> Vec<
         let row = |(i, arm): (usize, &String)| {
             let entries = groups
                 .iter()
-                .map(|g| spread(&report.values(arm, g, &metric.name), metric.decimals))
+                .map(|g| report.entry(arm, g, &metric))
                 .collect();
             let trainable = report.per_seed(arm, TRAINABLE);
             let trainable = if trainable.is_empty() {

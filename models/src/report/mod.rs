@@ -286,6 +286,23 @@ impl Report {
             .collect()
     }
 
+    /// A metric's mean and spread of one (arm, task, setting) as text, with the number of runs that failed.
+    fn entry(&self, arm: &str, group: &(String, String), metric: &Metric) -> String {
+        let values = self.values(arm, group, &metric.name);
+        let failed = self
+            .results
+            .failures
+            .iter()
+            .filter(|(id, _)| id.arm == arm && id.task == group.0 && id.setting == group.1);
+        match failed.count() {
+            0 => terminal::spread(&values, metric.decimals),
+            n => format!(
+                "{} ({n} failed)",
+                terminal::spread(&values, metric.decimals)
+            ),
+        }
+    }
+
     /// A metric of an arm: each seed's mean over its tasks and settings.
     fn per_seed(&self, arm: &str, metric: &str) -> Vec<f64> {
         let mut seeds: BTreeMap<u64, Vec<f64>> = BTreeMap::new();

@@ -30,8 +30,7 @@ pub(super) fn text(report: &Report) -> String {
         rows[0].extend(["trainable".into(), "seconds".into()]);
         for arm in &arms {
             let mut row = vec![arm.clone()];
-            let cells = groups.iter().map(|g| report.values(arm, g, &metric.name));
-            row.extend(cells.map(|values| spread(&values, metric.decimals)));
+            row.extend(groups.iter().map(|g| report.entry(arm, g, &metric)));
             let trainable = report.per_seed(arm, TRAINABLE);
             row.push(if trainable.is_empty() {
                 "–".into()
