@@ -60,7 +60,7 @@ const PAPER: Paper = Paper {
     seeds: Scales {
         quick: 2,
         default: 3,
-        full: 6,
+        full: 10,
     },
     figures: &[
         Figure::unverified(
@@ -358,7 +358,7 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
                 &run.pick(
                     vec![4e-3f64],
                     vec![2.5e-3, 1e-2],
-                    vec![1e-3, 2.5e-3, 6.3e-3, 1.6e-2, 4e-2],
+                    vec![4e-4, 1e-3, 2.5e-3, 6.3e-3, 1.6e-2, 4e-2],
                 ),
                 &[101],
                 |trial, stage| {
