@@ -1,6 +1,6 @@
 //! Gives the library the digest of the sources that decide what a stage computes, so that a result cached by an
-//! older build is not taken for this one's: the kernels, the engine and the models, but not the papers' binaries
-//! (which have a version of their own) nor what only presents results.
+//! older build is not taken for this one's: the kernels, the engine, the models and the versions of what they depend
+//! on, but not the papers' binaries (whose own text a paper adds) nor what only presents results.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,13 @@ use std::path::{Path, PathBuf};
 #[path = "src/experiment/hash.rs"]
 mod hash;
 
-const SOURCES: [&str; 4] = ["../kernels/src", "../kernels/ptx", "../engine/src", "src"];
+const SOURCES: [&str; 5] = [
+    "../Cargo.lock",
+    "../kernels/src",
+    "../kernels/ptx",
+    "../engine/src",
+    "src",
+];
 const PRESENTATION: [&str; 11] = [
     "src/bin",
     "src/report",
@@ -25,11 +31,9 @@ const PRESENTATION: [&str; 11] = [
 
 fn main() -> std::io::Result<()> {
     let mut files = Vec::new();
-    for folder in SOURCES {
-        if Path::new(folder).exists() {
-            println!("cargo::rerun-if-changed={folder}");
-            collect(Path::new(folder), &mut files)?;
-        }
+    for source in SOURCES.map(Path::new).into_iter().filter(|s| s.exists()) {
+        println!("cargo::rerun-if-changed={}", source.display());
+        collect(source, &mut files)?;
     }
     files.sort();
     let mut digest = hash::Sha256::default();
@@ -44,16 +48,16 @@ fn main() -> std::io::Result<()> {
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    if folder.is_file() {
+        files.push(folder.to_owned());
+        return Ok(());
+    }
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         if PRESENTATION.iter().any(|skip| path == Path::new(skip)) {
             continue;
         }
-        if path.is_dir() {
-            collect(&path, files)?
-        } else {
-            files.push(path)
-        }
+        collect(&path, files)?;
     }
     Ok(())
 }

@@ -6,23 +6,21 @@
 
 use std::process::ExitCode;
 
-use deltaw_engine::checkpoint;
-use deltaw_engine::prelude::{Device, Weights};
-use deltaw_models::data::batch::EncodedText;
-use deltaw_models::data::corpus::{self, Stream};
+use deltaw_models::data::corpus;
 use deltaw_models::data::sentiment::Domain;
 use deltaw_models::data::split::{Fractions, Splits};
 use deltaw_models::data::tasks::spelling;
-use deltaw_models::data::text::Example;
 use deltaw_models::data::tokenizer::Tokenizer;
+use deltaw_models::data::user::{self, Labels};
 use deltaw_models::encoder::EncoderConfig;
 use deltaw_models::experiment::{
-    self, Cell, CellId, Figure, Matrix, Metric, Paper, Result, Run, Scales, Stage, Verdict,
+    self, Error, Figure, Metric, Outcome, Paper, Result, Run, Scale, Scales, Verdict,
 };
 use deltaw_models::methods::adalora::{AdaLora, Importance};
 use deltaw_models::methods::selective::{BitFit, Full};
 use deltaw_models::methods::{Method, lora::Lora};
-use deltaw_models::train::{self, Classifier, Learner, MaskedLm, Recipe, classify, masked};
+use deltaw_models::train::masked::Cloze;
+use deltaw_models::train::{Base, Comparison, Recipe, Task};
 
 /// Bytes per passage, `[CLS]` and `[SEP]` included.
 const COLUMNS: usize = 32;
@@ -90,6 +88,7 @@ const PAPER: Paper = Paper {
         Figure::unverified("GLUE average", "full", "88.09", "from memory"),
     ],
     scale: "The paper tunes DeBERTaV3-base (184M parameters, pre-trained on 160 GB of text) on GLUE; here an encoder of three blocks of width 96 (0.4M parameters) reads bytes, is pre-trained on 4 MB for a minute or a few, and is tuned for some hundred steps.",
+    source: include_str!("adalora.rs"),
     ..Paper::BLANK
 };
 
@@ -111,285 +110,106 @@ fn arms() -> Vec<Box<dyn Method>> {
     ]
 }
 
-/// The pre-trained encoder and what reads and writes its text.
-struct Base {
-    config: EncoderConfig,
-    tokenizer: Tokenizer,
-    weights: Weights,
-    cloze: masked::Cloze,
-    device: Device,
-}
-
-/// A task with the sets that its models are scored on.
-enum Task {
-    Spelling {
-        train: EncodedText,
-        validation: EncodedText,
-        tests: [EncodedText; 2],
-    },
-    Letters {
-        train: Stream,
-        validation: Stream,
-        tests: [Stream; 2],
-        windows: usize,
-    },
-}
-
-/// On which split a trained model is scored.
-#[derive(Clone, Copy, PartialEq)]
-enum Score {
-    Validation,
-    Tests,
-}
-
-impl Task {
-    /// At most `most` items per test, evenly spaced; a passage and its misspelt twin stay together.
-    fn spelling(base: &Base, fractions: &Fractions, most: usize) -> Result<Self> {
-        let task = |name, texts| spelling::spelling(name, texts, COLUMNS - 2, SWAPS);
-        let definitions = corpus::definitions(fractions)?;
-        let glosses = task(
-            "spelling",
-            definitions.map(|part| part.into_iter().map(|d| d.1).collect()),
-        )?;
-        let tweets = task(
-            "spelling, tweets",
-            whole(corpus::reviews(fractions, &[Domain::Tweet])?),
-        )?;
-        let encode = |examples: &[Example], most: usize| {
-            let pairs = examples.chunks(2);
-            let step = pairs.len().div_ceil(most / 2).max(1);
-            let some: Vec<Example> = pairs.step_by(step).flatten().cloned().collect();
-            base.tokenizer.encode_examples(&some, COLUMNS)
-        };
-        Ok(Task::Spelling {
-            train: encode(&glosses.splits.train, usize::MAX)?,
-            validation: encode(&glosses.splits.validation, most)?,
-            tests: [
-                encode(&glosses.splits.test, most)?,
-                encode(&tweets.splits.test, most)?,
-            ],
-        })
+/// Three blocks of width 96 over bytes, pre-trained on the Bible; or the user's checkpoint.
+fn base(run: &mut Run) -> Result<Base> {
+    let options = run.options().clone();
+    match (&options.checkpoint, &options.tokenizer, &options.data) {
+        (Some(weights), Some(tokenizer), Some(_)) => return Base::from_files(weights, tokenizer, run),
+        (None, None, _) => {}
+        _ => return Err(Error::Invalid(
+            "--checkpoint, --tokenizer and --data belong together: a model, its tokenizer.json, and what to fine-tune it on".into(),
+        )),
     }
-
-    /// A test asks for four letters in each of `most` / 4 windows.
-    fn letters(base: &Base, fractions: &Fractions, most: usize) -> Result<Self> {
-        let separator = base.tokenizer.special().sep.unwrap_or(0);
-        let stream = |texts: &[String]| base.tokenizer.stream(texts, separator);
-        let reviews = corpus::reviews(fractions, &[Domain::Movie])?;
-        let tweets = whole(corpus::reviews(fractions, &[Domain::Tweet])?);
-        Ok(Task::Letters {
-            train: stream(&reviews.train)?,
-            validation: stream(&reviews.validation)?,
-            tests: [stream(&reviews.test)?, stream(&tweets.test)?],
-            windows: most / base.cloze.asked,
-        })
-    }
-
-    /// Fine-tunes a new copy of the base and scores it: a cell for each test, or one for validation.
-    fn run(
-        &self,
-        base: &Base,
-        method: &dyn Method,
-        recipe: &Recipe,
-        seed: u64,
-        score: Score,
-        stage: &mut Stage<'_>,
-    ) -> Result<Vec<Cell>> {
-        let (mut attached, curve, right);
-        match self {
-            Task::Spelling {
-                train,
-                validation,
-                tests,
-            } => {
-                let model =
-                    Classifier::new(&base.config, &base.weights, train, 2, seed, &base.device)?;
-                attached = method.attach(model.store(), &classify::HEADS)?;
-                curve = train::fit(stage, &model, Some(&mut *attached), recipe, seed)?;
-                let sets: &[EncodedText] = if score == Score::Tests {
-                    tests
-                } else {
-                    std::slice::from_ref(validation)
-                };
-                right = sets
-                    .iter()
-                    .map(|set| model.right(stage, set))
-                    .collect::<Result<Vec<_>>>()?;
-            }
-            Task::Letters {
-                train,
-                validation,
-                tests,
-                windows,
-            } => {
-                let on = |stream| {
-                    MaskedLm::new(
-                        &base.config,
-                        &base.tokenizer,
-                        stream,
-                        base.cloze,
-                        seed,
-                        &base.device,
-                    )
-                };
-                let model = on(train)?;
-                model.load(&base.weights)?;
-                attached = method.attach(model.store(), &[])?;
-                curve = train::fit(stage, &model, Some(&mut *attached), recipe, seed)?;
-                let sets: &[Stream] = if score == Score::Tests {
-                    tests
-                } else {
-                    std::slice::from_ref(validation)
-                };
-                right = sets
-                    .iter()
-                    .map(|set| model.right(stage, set, *windows))
-                    .collect::<Result<Vec<_>>>()?;
-            }
-        }
-        let mut cells: Vec<Cell> = right
-            .into_iter()
-            .map(|right| Cell::new().accuracy(right).trainable(attached.parameters()))
-            .collect();
-        // The tests share one training run: its curve and pattern stand with the first.
-        if let Some(first) = cells.first_mut() {
-            *first = std::mem::take(first).curve("loss", curve);
-            let ranks = attached.ranks();
-            if !ranks.is_empty() {
-                *first = std::mem::take(first).matrix("rank", rank_map(&ranks));
-            }
-        }
-        Ok(cells)
-    }
-}
-
-/// A set of which nothing is trained or tuned on, all of it as test.
-fn whole(texts: Splits<Vec<String>>) -> Splits<Vec<String>> {
-    let Splits {
-        train,
-        validation,
-        test,
-    } = texts;
-    Splits {
-        test: [test, validation, train].concat(),
-        ..Splits::default()
-    }
-}
-
-fn experiment(run: &mut Run) -> Result<Verdict> {
-    let fractions = Fractions::default();
-    let (tokenizer, device) = (Tokenizer::bytes()?, Device::cpu());
+    let tokenizer = Tokenizer::bytes()?;
     let config = EncoderConfig {
         hidden_size: 96,
         intermediate_size: 384,
         num_hidden_layers: 3,
         ..EncoderConfig::small(tokenizer.vocabulary(), COLUMNS)
     };
-    let cloze = masked::Cloze {
+    let cloze = Cloze {
         columns: COLUMNS,
         rate: 0.2,
         asked: 4,
     };
-    let pretraining = Recipe::new(run.pick(30, 1000, 2000), 64, 4e-3);
-    let pretrained = run.stage("pre-train", &(&config, cloze, &pretraining), |stage| {
-        let chapters = corpus::scripture(&fractions, |_| true)?.train;
-        let stream = tokenizer.stream(&chapters, tokenizer.special().sep.unwrap_or(0))?;
-        masked::pretrain(
-            stage,
-            &config,
-            &tokenizer,
-            &stream,
-            cloze,
-            &pretraining,
-            &device,
-        )
-    })?;
-    let weights = checkpoint::load(&pretrained.artefact(masked::WEIGHTS))?;
-    let base = Base {
-        config,
-        tokenizer,
-        weights,
-        cloze,
-        device,
-    };
+    let recipe = Recipe::new(run.pick(30, 1000, 2000), 64, 4e-3);
+    run.config("pre-training steps", recipe.steps)?;
+    Base::pretrained(run, config, tokenizer, cloze, &recipe, || {
+        Ok(corpus::scripture(&Fractions::default(), |_| true)?.train)
+    })
+}
 
-    let (steps, batch) = (run.pick(8, 150, 300), run.pick(16, 32, 32));
-    let most = run.pick(64, 1000, 2000);
-    let mut methods = arms();
-    if run.scale() == experiment::Scale::Default {
-        methods.truncate(6); // The ablations are --full's.
+/// Misspelt definitions and hidden letters of reviews; or the user's file. At most `most` items are scored per test.
+fn tasks(run: &Run, base: &Base, most: usize) -> Result<Vec<Task>> {
+    let fractions = Fractions::default();
+    if let Some(path) = &run.options().data {
+        let task = user::read(path, &Labels::Found, &fractions)?;
+        return Ok(vec![Task::classes(base, &[(&task.name, &task)], most, 1)?]);
     }
-    let names: Vec<String> = methods.iter().map(|m| m.name()).collect();
+    let misspelt = |name, texts| spelling::spelling(name, texts, COLUMNS - 2, SWAPS);
+    let definitions = corpus::definitions(&fractions)?;
+    let definitions = definitions.map(|part| part.into_iter().map(|d| d.1).collect());
+    let reviews = corpus::reviews(&fractions, &[Domain::Movie])?;
+    // Nothing is trained or tuned on tweets: all of them are a test.
+    let Splits {
+        train,
+        validation,
+        test,
+    } = corpus::reviews(&fractions, &[Domain::Tweet])?;
+    let tweets = Splits {
+        test: [test, validation, train].concat(),
+        ..Splits::default()
+    };
+    let spelling = [
+        ("spelling", &misspelt("spelling", definitions)?),
+        (
+            "spelling, tweets",
+            &misspelt("spelling, tweets", tweets.clone())?,
+        ),
+    ];
+    let letters = [
+        ("letters", &reviews.test[..]),
+        ("letters, tweets", &tweets.test[..]),
+    ];
+    Ok(vec![
+        // A passage and its misspelt twin stay together.
+        Task::classes(base, &spelling, most, 2)?,
+        Task::cloze(base, &reviews.train, &reviews.validation, &letters, most)?,
+    ])
+}
+
+fn experiment(run: &mut Run) -> Result<Verdict> {
+    let base = base(run)?;
+    let most = run.pick(64, 1000, 2000);
+    let recipe = Recipe::new(run.pick(8, 150, 300), run.pick(16, 32, 32), 0.0);
     run.config(
         "optimiser",
         "AdamW, linear warm-up over a tenth of the steps and decay, gradients clipped to norm 1",
     )?;
-    for (what, value) in [
-        ("pre-training steps", pretraining.steps),
-        ("fine-tuning steps", steps),
-        ("fine-tuning batch", batch as u64),
-        ("test items", most as u64),
-    ] {
-        run.config(what, value)?;
+    run.config("fine-tuning steps", recipe.steps)?;
+    run.config("fine-tuning batch", recipe.batch)?;
+    run.config("test items", most)?;
+    let tasks = tasks(run, &base, most)?;
+    let mut methods = arms();
+    if run.scale() == Scale::Default {
+        methods.truncate(6); // The ablations are --full's.
     }
-    let tasks = [
-        (
-            ["spelling", "spelling, tweets"],
-            Task::spelling(&base, &fractions, most)?,
-        ),
-        (
-            ["letters", "letters, tweets"],
-            Task::letters(&base, &fractions, most)?,
-        ),
-    ];
-    run.expect("fine-tune", tasks.len() * methods.len() * run.seeds().len());
-    for (tests, task) in &tasks {
-        let key = (pretrained.id(), tests, steps, batch, most);
-        let search = format!("learning rate, {}", tests[0]);
-        let recorded =
-            (run.scale() == experiment::Scale::Default).then(|| run.recorded::<f64>(&search));
-        let tuned = match recorded.flatten() {
-            Some(tuned) => tuned,
-            None => run.grid(
-                &search,
-                &Metric::accuracy(),
-                &key,
-                &names,
-                &run.pick(
-                    vec![4e-3f64],
-                    vec![2.5e-3, 1e-2],
-                    vec![4e-4, 1e-3, 2.5e-3, 6.3e-3, 1.6e-2, 4e-2],
-                ),
-                &[101],
-                |trial, stage| {
-                    let method = methods.iter().find(|m| m.name() == trial.arm);
-                    let method = method.ok_or_else(|| {
-                        experiment::Error::Invalid(format!("no arm `{}`", trial.arm))
-                    })?;
-                    let recipe = Recipe::new(steps, batch, *trial.candidate as f32);
-                    let cells = task.run(
-                        &base,
-                        &**method,
-                        &recipe,
-                        trial.seed,
-                        Score::Validation,
-                        stage,
-                    )?;
-                    Ok(cells[0].metrics["accuracy"])
-                },
-            )?,
-        };
-        for (method, name) in methods.iter().zip(&names) {
-            for seed in run.seeds() {
-                let ids = tests.map(|test| CellId::new(name, test, seed));
-                let rate = tuned.best(name).ok().copied();
-                run.cells("fine-tune", &ids, &(&key, rate), |stage| {
-                    let recipe = Recipe::new(steps, batch, *tuned.best(name)? as f32);
-                    task.run(&base, &**method, &recipe, seed, Score::Tests, stage)
-                })?;
-            }
-        }
-    }
+    let own = run.options().data.is_some();
+    let rates = match (run.scale(), own) {
+        (Scale::Quick, _) => vec![4e-3],
+        (Scale::Default, false) => vec![2.5e-3, 6.3e-3, 1.6e-2],
+        (Scale::Full, false) => vec![4e-4, 1e-3, 2.5e-3, 6.3e-3, 1.6e-2, 4e-2],
+        (_, true) => vec![2e-5, 6e-5, 2e-4, 6e-4, 2e-3, 6e-3],
+    };
+    let comparison = Comparison {
+        methods: &methods,
+        recipe,
+        rates,
+        recorded_rates: run.scale() == Scale::Default && !own,
+        most,
+    };
+    comparison.fill(run, &base, &tasks)?;
+
     let scores = run.scores(Metric::accuracy());
     let mut claims = vec![
         scores.claim("adalora r=2").superior_to("lora r=2"),
@@ -397,48 +217,22 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
         scores.claim("lora r=8").superior_to("lora r=2").aside(),
         scores.claim("full").superior_to("bitfit").aside(),
     ];
-    if names.len() > 6 {
-        for part in &names[6..] {
-            claims.push(scores.claim("adalora r=2").superior_to(part).aside());
-        }
+    for part in methods.iter().skip(6) {
+        let without = part.name();
+        claims.push(scores.claim("adalora r=2").superior_to(&without).aside());
     }
     let rule = "reproduced if both claims hold; partly if AdaLoRA's mean is above LoRA's at r = 2 but not all of it is shown; \
                 not reproduced if the mean is not above and the interval excludes an advantage of 0.5 points; else inconclusive";
     let verdict = Verdict::rule(rule, claims, |judged| {
-        use experiment::Outcome::*;
         let (low, high) = (&judged[0], &judged[1]);
         match low.interval {
-            Some(_) if low.holds() && high.holds() => Reproduced,
-            Some(_) if low.estimate() > 0.0 => PartlyReproduced,
-            Some((_, top)) if top < 0.5 => NotReproduced,
-            _ => Inconclusive,
+            Some(_) if low.holds() && high.holds() => Outcome::Reproduced,
+            Some(_) if low.estimate() > 0.0 => Outcome::PartlyReproduced,
+            Some((_, top)) if top < 0.5 => Outcome::NotReproduced,
+            _ => Outcome::Inconclusive,
         }
     })?;
     Ok(verdict.needing_seeds(5))
-}
-
-/// Kept rank by layer (rows) and matrix (columns).
-fn rank_map(ranks: &[(String, usize)]) -> Matrix {
-    let split = |path: &str| {
-        let rest = path.strip_prefix("bert.encoder.layer.").unwrap_or(path);
-        let (layer, matrix) = rest.split_once('.').unwrap_or(("0", rest));
-        let matrix = matrix
-            .replace("attention.self.", "")
-            .replace("attention.output", "attention output");
-        (format!("block {layer}"), matrix.replace(".dense", ""))
-    };
-    let mut rows: Vec<String> = ranks.iter().map(|(path, _)| split(path).0).collect();
-    rows.dedup();
-    let first = ranks
-        .iter()
-        .map(|(path, _)| split(path))
-        .filter(|(row, _)| Some(row) == rows.first());
-    Matrix {
-        caption: "Rank kept of each matrix.".into(),
-        columns: first.map(|(_, matrix)| matrix).collect(),
-        values: ranks.iter().map(|(_, rank)| Some(*rank as f64)).collect(),
-        rows,
-    }
 }
 
 fn main() -> ExitCode {

@@ -238,6 +238,18 @@ mod tests {
     }
 
     #[test]
+    fn bytes_are_their_own_tokens() {
+        let tokenizer = Tokenizer::bytes().unwrap();
+        assert_eq!(tokenizer.vocabulary(), SPECIAL_TOKENS.len() + 256);
+        for text in ["In the beginning", "naïve — 日本", "a  b\n"] {
+            let ids = tokenizer.encode(text).unwrap();
+            // A space before the first word, and then a token for every byte.
+            assert_eq!(ids.len(), text.len() + 1, "{text}");
+            assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+        }
+    }
+
+    #[test]
     fn special_tokens_have_their_places() {
         let tokenizer = Tokenizer::shipped().unwrap();
         assert_eq!(tokenizer.vocabulary(), crate::data::bpe::VOCABULARY);

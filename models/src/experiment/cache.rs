@@ -72,8 +72,8 @@ pub(super) struct Place {
 }
 
 impl Cache {
-    /// Opens and locks the cache of an output folder.
-    pub fn open(out: &Path, environment: &str, version: u32) -> Result<Self> {
+    /// Opens and locks the cache of an output folder, for a paper whose binary has this text.
+    pub fn open(out: &Path, environment: &str, source: &str) -> Result<Self> {
         let folder = out.join("cache").join(environment);
         files::create_folder(&folder)?;
         let path = out.join("cache").join("lock");
@@ -88,7 +88,7 @@ impl Cache {
             }
             Err(fs::TryLockError::Error(e)) => return Err(Error::io("lock", &path, e)),
         }
-        let code = format!("{CODE}-{FORMAT}-{version}");
+        let code = format!("{CODE}-{FORMAT}-{}", &sha256(source.as_bytes())[..16]);
         Ok(Self {
             folder,
             code,
@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn an_entry_is_taken_only_whole_and_from_the_same_code() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::open(dir.path(), "cpu-avx2", 1).unwrap();
+        let cache = Cache::open(dir.path(), "cpu-avx2", "text 1").unwrap();
         let place = cache.place("fine tune", &stage_id("fine tune", &json!(1)));
         let artefact = place.save_artefact("w.bin", &[1, 2, 3]).unwrap();
         place
@@ -298,7 +298,7 @@ mod tests {
         fs::write(place.folder.join("w.bin"), [1, 2, 4]).unwrap();
         assert_eq!(why(&place), "its file `w.bin` is missing or damaged");
         drop(cache);
-        let newer = Cache::open(dir.path(), "cpu-avx2", 2).unwrap();
+        let newer = Cache::open(dir.path(), "cpu-avx2", "text 2").unwrap();
         assert_eq!(why(&newer.place("fine tune", &place.id)), "outdated");
         place.clear().unwrap();
         assert_eq!(why(&place), "");
@@ -307,8 +307,8 @@ mod tests {
     #[test]
     fn two_runs_do_not_share_a_folder() {
         let dir = tempfile::tempdir().unwrap();
-        let _first = Cache::open(dir.path(), "cpu-avx2", 1).unwrap();
-        let error = Cache::open(dir.path(), "cpu-avx2", 1)
+        let _first = Cache::open(dir.path(), "cpu-avx2", "text 1").unwrap();
+        let error = Cache::open(dir.path(), "cpu-avx2", "text 1")
             .err()
             .unwrap()
             .to_string();
@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn artefacts_stay_in_their_folder() {
         let dir = tempfile::tempdir().unwrap();
-        let place = Cache::open(dir.path(), "e", 1).unwrap().place("s", "0123");
+        let place = Cache::open(dir.path(), "e", "").unwrap().place("s", "0123");
         for name in ["", "../x", "a/b", "entry", ".hidden"] {
             assert!(place.save_artefact(name, b"").is_err(), "{name}");
         }

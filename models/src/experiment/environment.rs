@@ -49,6 +49,14 @@ impl Environment {
         })
     }
 
+    /// The engine's device.
+    pub fn tensors(&self) -> deltaw_engine::device::Device {
+        match self.device {
+            Device::Oracle => deltaw_engine::device::Device::oracle(),
+            Device::Cpu | Device::Cuda | Device::Emulated => deltaw_engine::device::Device::cpu(),
+        }
+    }
+
     /// A folder's name for what was computed here: "cpu-avx2".
     pub fn label(&self) -> String {
         format!("{}-{}", name(self.device), name(self.isa))

@@ -29,9 +29,9 @@ pub struct Paper {
     pub scale: &'static str,
     /// Anything else that a reader should know.
     pub notes: &'static [&'static str],
-    /// To be raised when what the binary's own stages compute changes, so that older cached stages are not taken.
+    /// The binary's own text, `include_str!("<slug>.rs")`: stages that another text of it has cached are not taken.
     /// Changes in the libraries are noticed without it.
-    pub version: u32,
+    pub source: &'static str,
     /// The committed record, `include_str!("../../records/<slug>.json")`.
     pub record: Option<&'static str>,
 }
@@ -54,7 +54,7 @@ impl Paper {
         figures: &[],
         scale: "",
         notes: &[],
-        version: 1,
+        source: "",
         record: None,
     };
 

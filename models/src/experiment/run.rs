@@ -144,7 +144,7 @@ impl Run {
         let environment = Environment::enter(&options)?;
         let out = options.out(paper.slug);
         files::create_folder(&out)?;
-        let cache = Cache::open(&out, &environment.label(), paper.version)?;
+        let cache = Cache::open(&out, &environment.label(), paper.source)?;
         Ok(Self {
             paper: *paper,
             options,
@@ -172,6 +172,11 @@ impl Run {
     /// Device and instruction set.
     pub fn environment(&self) -> &Environment {
         &self.environment
+    }
+
+    /// Where tensors of this run live.
+    pub fn device(&self) -> deltaw_engine::device::Device {
+        self.environment.tensors()
     }
 
     /// The output folder.

@@ -2,10 +2,10 @@
 
 use deltaw_engine::prelude::*;
 
-use super::{Learner, matrix};
+use super::{Base, Learner, matrix};
 use crate::data::batch::{EncodedText, Pad, Targets, TextBatch};
 use crate::data::order::Order;
-use crate::encoder::{Encoder, EncoderConfig};
+use crate::encoder::Encoder;
 use crate::experiment::{Error, Result, Stage};
 use crate::layers::Linear;
 
@@ -21,23 +21,16 @@ pub struct Classifier<'a> {
 }
 
 impl<'a> Classifier<'a> {
-    /// The encoder's parameters come from `base`; the head's from `seed`.
+    /// The encoder's parameters come from the base; the head's from `seed`.
     ///
     /// # Errors
-    /// Weights that lack a parameter of the encoder.
-    pub fn new(
-        config: &EncoderConfig,
-        base: &Weights,
-        train: &'a EncodedText,
-        classes: usize,
-        seed: u64,
-        device: &Device,
-    ) -> Result<Self> {
-        let store = Store::new(device, seed);
-        let encoder = Encoder::new(&store.at("bert"), config)?;
-        let (layer, d) = (config.num_hidden_layers, config.hidden_size);
+    /// Weights that lack a parameter of the encoder, or have it in another shape.
+    pub fn new(base: &Base, train: &'a EncodedText, classes: usize, seed: u64) -> Result<Self> {
+        let store = Store::new(&base.device, seed);
+        let encoder = Encoder::new(&store.at("bert"), &base.config)?;
+        let (layer, d) = (base.config.num_hidden_layers, base.config.hidden_size);
         let classifier = Linear::new(&store.at("classifier"), Role::Other, layer, d, classes)?;
-        store.load(base, |name| {
+        store.load(&base.weights, |name| {
             !HEADS.iter().any(|head| name.starts_with(head))
         })?;
         Ok(Classifier {
@@ -107,6 +100,11 @@ impl Learner for Classifier<'_> {
             &CrossEntropyOptions::default(),
         )?)
     }
+}
+
+/// Whether the base's weights make an encoder of its configuration.
+pub(super) fn check(base: &Base) -> Result<()> {
+    Classifier::new(base, &EncodedText::new(0), 1, 0).map(drop)
 }
 
 fn classes(batch: &TextBatch) -> Result<&[u32]> {

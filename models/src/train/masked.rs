@@ -4,7 +4,7 @@ use deltaw_engine::checkpoint;
 use deltaw_engine::prelude::*;
 use serde::Serialize;
 
-use super::{Curve, Learner, Recipe, fit, matrix};
+use super::{Base, Curve, Learner, Recipe, fit, matrix};
 use crate::data::batch::LmBatch;
 use crate::data::corpus::{Stream, Windows};
 use crate::data::draw::Draw;
@@ -77,13 +77,15 @@ impl<'a> MaskedLm<'a> {
         })
     }
 
-    /// The same model with pre-trained weights.
+    /// The base's own model over another stream.
     ///
     /// # Errors
-    /// Weights that lack a parameter.
-    pub fn load(&self, base: &Weights) -> Result<()> {
-        self.store.load(base, |_| true)?;
-        Ok(())
+    /// As [`MaskedLm::new`]; weights that lack a parameter.
+    pub fn of(base: &Base, stream: &'a Stream, seed: u64) -> Result<Self> {
+        let (config, tokenizer) = (&base.config, &base.tokenizer);
+        let model = Self::new(config, tokenizer, stream, base.cloze, seed, &base.device)?;
+        model.store.load(&base.weights, |_| true)?;
+        Ok(model)
     }
 
     /// Logits `[asked, vocabulary]` of the hidden tokens and what they are; only their rows go through the head.

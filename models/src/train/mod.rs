@@ -6,11 +6,12 @@
 //! loss = task + penalty;  backward;  clip;  optimiser;  the method's after_step with the same gradients
 //! ```
 
+pub mod base;
 pub mod classify;
+pub mod comparison;
 pub mod masked;
 mod state;
 
-use deltaw_engine::finite::find_non_finite;
 use deltaw_engine::optim::{AdamW, Schedule, clip_global_norm};
 use deltaw_engine::prelude::*;
 use serde::Serialize;
@@ -20,7 +21,9 @@ use crate::data::order::Order;
 use crate::experiment::{Error, Result, Stage};
 use crate::methods::Attached;
 
+pub use base::Base;
 pub use classify::Classifier;
+pub use comparison::{Comparison, Task};
 pub use masked::MaskedLm;
 
 impl From<DataError> for Error {
@@ -154,7 +157,7 @@ fn diverged(
     forward: impl FnOnce() -> Result<Tensor>,
 ) -> Error {
     let again = || {
-        let loss = forward().map_err(|e| deltaw_engine::prelude::Error::Invalid(e.to_string()))?;
+        let loss = forward().map_err(|e| deltaw_engine::error::Error::Invalid(e.to_string()))?;
         backward(&loss).map(drop)
     };
     let culprit = find_non_finite(params, again).err();
@@ -174,3 +177,6 @@ fn matrix<T: deltaw_engine::dtype::Element>(
 ) -> Result<Tensor> {
     Ok(Tensor::from_slice(values, &[rows, columns], device)?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,6 +50,7 @@ const PAPER: Paper = Paper {
     ],
     scale: "numbers from a generator instead of a model of 184M parameters.",
     notes: &["Nothing here is evidence of anything."],
+    source: include_str!("synthetic-paper.rs"),
     ..Paper::BLANK
 };
 

@@ -63,3 +63,56 @@ fn swapped(text: &str, swaps: usize, draw: &mut Draw) -> Option<String> {
     }
     Some(letters.into_iter().collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::corpus;
+    use crate::data::split::Fractions;
+
+    fn definitions() -> TextTask {
+        let texts = corpus::definitions(&Fractions::default()).unwrap();
+        let texts = texts.map(|part| part.into_iter().map(|d| d.1).collect());
+        spelling("spelling", texts, 30, 2).unwrap()
+    }
+
+    fn letters(text: &str) -> Vec<char> {
+        let mut letters: Vec<char> = text.chars().collect();
+        letters.sort_unstable();
+        letters
+    }
+
+    #[test]
+    fn twins_differ_by_two_swaps_and_in_no_letter() {
+        let task = definitions();
+        for twins in task.splits.test.chunks(2) {
+            let [wrong, right] = twins else {
+                panic!("an odd number of passages")
+            };
+            assert_eq!(
+                (wrong.target, right.target),
+                (Target::Class(0), Target::Class(1))
+            );
+            assert_eq!(letters(&wrong.text), letters(&right.text));
+            let differing = wrong.text.chars().zip(right.text.chars());
+            assert_eq!(differing.filter(|(a, b)| a != b).count(), 4, "{wrong:?}");
+            assert!(right.text.chars().count() <= 30, "{right:?}");
+        }
+    }
+
+    #[test]
+    fn the_splits_are_these() {
+        assert_eq!(definitions().splits.sizes(), [63_874, 7_728, 8_512]);
+    }
+
+    #[test]
+    fn a_passage_is_whole_words_that_fit() {
+        for seed in 0..50 {
+            let text = "to be or not to be that is the question";
+            let passage = passage(text, 12, &mut Draw::at(seed, "test", &[]));
+            assert!((1..=12).contains(&passage.len()), "{passage:?}");
+            assert!(format!(" {text} ").contains(&format!(" {passage} ")));
+        }
+        assert_eq!(passage("short", 30, &mut Draw::at(0, "test", &[])), "short");
+    }
+}

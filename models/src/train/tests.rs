@@ -1,0 +1,126 @@
+use super::masked::Cloze;
+use super::*;
+use crate::data::corpus::Stream;
+use crate::data::tokenizer::Tokenizer;
+use crate::encoder::EncoderConfig;
+
+const CLOZE: Cloze = Cloze {
+    columns: 16,
+    rate: 0.3,
+    asked: 2,
+};
+
+fn config(tokenizer: &Tokenizer) -> EncoderConfig {
+    EncoderConfig {
+        hidden_size: 16,
+        intermediate_size: 32,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        ..EncoderConfig::small(tokenizer.vocabulary(), 16)
+    }
+}
+
+fn stream(tokenizer: &Tokenizer) -> Stream {
+    let text = "In the beginning God created the heaven and the earth. ".repeat(20);
+    tokenizer.stream(&[text], 2).unwrap()
+}
+
+fn model<'a>(tokenizer: &Tokenizer, stream: &'a Stream) -> MaskedLm<'a> {
+    let (config, device) = (config(tokenizer), Device::cpu());
+    MaskedLm::new(&config, tokenizer, stream, CLOZE, 3, &device).unwrap()
+}
+
+/// Takes the steps as [`fit`] does.
+fn steps(
+    model: &MaskedLm,
+    optimiser: &mut AdamW,
+    order: &mut Order,
+    range: std::ops::Range<u64>,
+) -> Vec<f64> {
+    let params = model.store().trained();
+    range
+        .map(|step| {
+            let items = order.next_batch(5);
+            let loss = model.loss(&Context::train(3, step), &items, step).unwrap();
+            let grads = backward(&loss).unwrap();
+            optimiser.step(&params, &grads, 3e-3).unwrap();
+            loss.item().unwrap()
+        })
+        .collect()
+}
+
+#[test]
+fn a_kept_state_goes_on_to_the_same_bits() {
+    let tokenizer = Tokenizer::bytes().unwrap();
+    let stream = stream(&tokenizer);
+    let start = || {
+        let model = model(&tokenizer, &stream);
+        let order = model.order(3, 5).unwrap();
+        (model, AdamW::new(0.01), order)
+    };
+    let (whole, mut optimiser, mut order) = start();
+    let all = steps(&whole, &mut optimiser, &mut order, 0..30);
+
+    let (first, mut optimiser, mut order) = start();
+    let mut losses = steps(&first, &mut optimiser, &mut order, 0..17);
+    let params = first.store().trained();
+    let curve = vec![(0, losses[0])];
+    let kept = state::keep(17, &curve, &params, &optimiser, &order).unwrap();
+
+    let (second, mut optimiser, mut order) = start();
+    let params = second.store().trained();
+    let (step, curve_again) = state::restore(&kept, &params, &mut optimiser, &mut order).unwrap();
+    assert_eq!((step, curve_again), (17, curve));
+    losses.extend(steps(&second, &mut optimiser, &mut order, step..30));
+    assert_eq!(losses, all);
+    assert!(losses[29] < losses[0] - 1.0, "it learns: {losses:?}");
+
+    let cut = state::restore(&kept[..kept.len() / 2], &params, &mut optimiser, &mut order);
+    assert!(cut.unwrap_err().to_string().contains("checkpoint"));
+}
+
+#[test]
+fn a_nan_is_named_with_the_first_op_that_made_it() {
+    let tokenizer = Tokenizer::bytes().unwrap();
+    let stream = stream(&tokenizer);
+    let model = model(&tokenizer, &stream);
+    let params = model.store().trained();
+    let forward = || {
+        let loss = model.loss(&Context::train(1, 0), &[0, 1], 0)?;
+        Ok(loss.affine(0.0, -1.0)?.log()?)
+    };
+    let error = diverged(4, f64::NAN, &params, forward).to_string();
+    assert!(
+        error.starts_with("diverged at step 4: the training loss is NaN; "),
+        "{error}"
+    );
+    assert!(error.contains("log"), "{error}");
+    let table = params.iter().find(|p| p.shape().len() == 2).unwrap();
+    table
+        .set(table.value().affine(f64::INFINITY, 0.0).unwrap())
+        .unwrap();
+    let error = diverged(5, f64::NAN, &params, || {
+        model.loss(&Context::train(1, 0), &[0], 0)
+    });
+    assert!(error.to_string().contains(table.name()), "{error}");
+}
+
+#[test]
+fn positions_start_as_sinusoids_of_the_weights_size() {
+    let tokenizer = Tokenizer::bytes().unwrap();
+    let stream = stream(&tokenizer);
+    let model = model(&tokenizer, &stream);
+    let table = model
+        .store()
+        .get("bert.embeddings.position_embeddings.weight");
+    let values = table.unwrap().value().to_vec::<f32>().unwrap();
+    let amplitude = 2f32.sqrt() / 4.0; // √2/√d for d = 16
+    assert!((values[16] - amplitude * 1f32.sin()).abs() < 1e-6);
+    assert!((values[17] - amplitude * 1f32.cos()).abs() < 1e-6);
+    let weight = model.store().get("bert.embeddings.word_embeddings.weight");
+    let values = weight.unwrap().value().to_vec::<f32>().unwrap();
+    let square = values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32;
+    // Of n normal numbers the mean square is known to √(2/n); five times that.
+    let tolerance = 5.0 * (2.0 / values.len() as f32).sqrt();
+    assert!((square * 16.0 - 1.0).abs() < tolerance, "{square}");
+}
