@@ -15,11 +15,12 @@ const SOURCES: [&str; 5] = [
     "../engine/src",
     "src",
 ];
-const PRESENTATION: [&str; 11] = [
+const PRESENTATION: [&str; 12] = [
     "src/bin",
     "src/report",
     "src/experiment/stats",
     "src/experiment/claim.rs",
+    "src/experiment/console.rs",
     "src/experiment/driver.rs",
     "src/experiment/options.rs",
     "src/experiment/paper.rs",

@@ -214,13 +214,14 @@ fn a_damaged_entry_is_noticed_and_computed_again() {
 fn a_diverging_run_is_reported_and_the_others_go_on() {
     let dir = tempfile::tempdir().unwrap();
     for _ in 0..2 {
-        let output = run(paper(dir.path(), &["--quick"]).env("SYNTHETIC_NAN", "1"));
+        let output = run(paper(dir.path(), &["--quick"]).env("SYNTHETIC_NAN", "bitfit"));
         assert!(output.status.success(), "{}", stderr(&output));
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(
             text.contains("failed: bitfit · sentiment · seed 2: diverged at step 17: loss is NaN"),
             "{text}"
         );
+        assert!(text.contains("(1 failed)"), "{text}");
         assert_eq!(
             results(dir.path())["results"]["failures"]
                 .as_array()
@@ -236,6 +237,35 @@ fn a_diverging_run_is_reported_and_the_others_go_on() {
             6 * 2 * 2 - 2
         );
     }
+}
+
+#[test]
+fn a_verdict_lost_to_failed_runs_says_so_in_its_status() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(paper(dir.path(), &["--quick"]).env("SYNTHETIC_NAN", "adaptive r=2"));
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("nothing could be concluded, because runs failed"),
+        "{}",
+        stderr(&output)
+    );
+    let all = results(dir.path());
+    assert_eq!(all["claims"][0]["lost"], 1);
+    assert_eq!(all["verdict"]["outcome"], "inconclusive");
+    assert!(dir.path().join("report.html").exists());
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = paper(dir.path(), &["--quick"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    assert!(child.wait().unwrap().success());
+    assert!(dir.path().join("results.json").exists());
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use deltaw_engine::trace;
 
+use super::console;
 use super::error::{Error, Result};
 use super::interrupt;
 use super::options::{Options, Scale};
@@ -43,34 +44,34 @@ pub fn run_with(
         }
     };
     if options.list {
-        print!("{}", paper.listing());
+        console::print(paper.listing());
         return ExitCode::SUCCESS;
     }
     let out = options.out(paper.slug);
     match carry_out(paper, options, experiment) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
-            eprintln!(
+            console::tell(format!(
                 "{}: nothing could be concluded, because runs failed: they are listed above",
                 paper.slug
-            );
+            ));
             ExitCode::from(UNDECIDED)
         }
         Err(Error::Interrupted) => {
             let kept = out.join("cache");
-            eprintln!(
+            console::tell(format!(
                 "stopped; what was finished is in {}: give the same command to go on",
                 kept.display()
-            );
+            ));
             ExitCode::from(interrupt::EXIT_CODE)
         }
         Err(error) => {
-            eprintln!("{}: {error}", paper.slug);
+            console::tell(format!("{}: {error}", paper.slug));
             let mut cause = std::error::Error::source(&error);
             while let Some(deeper) = cause {
                 let text = deeper.to_string();
                 if !error.to_string().contains(&text) {
-                    eprintln!("  because: {text}");
+                    console::tell(format!("  because: {text}"));
                 }
                 cause = deeper.source();
             }
@@ -106,9 +107,9 @@ fn carry_out(
     }
     let report = report::Report::of(&run, verdict)?;
     let written = report.save(&run.out(), run.cube());
-    print!("{}", report.in_words());
+    console::print(report.in_words());
     for path in written? {
-        println!("  {}", path.display());
+        console::print(format!("  {}\n", path.display()));
     }
     Ok(concluded)
 }

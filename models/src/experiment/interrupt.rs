@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use super::console;
 use super::error::{Error, Result};
 
 static ASKED: AtomicBool = AtomicBool::new(false);
@@ -15,7 +16,7 @@ pub fn listen() {
         if ASKED.swap(true, Relaxed) {
             std::process::exit(i32::from(EXIT_CODE));
         }
-        eprintln!("\nstopping at the next step (Ctrl-C again: at once)");
+        console::tell("\nstopping at the next step (Ctrl-C again: at once)");
     });
 }
 

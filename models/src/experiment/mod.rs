@@ -39,6 +39,7 @@
 
 mod cache;
 pub mod claim;
+mod console;
 pub mod cube;
 mod driver;
 pub mod environment;

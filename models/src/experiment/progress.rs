@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::console;
+
 /// The least time between two plain lines.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
@@ -102,8 +104,8 @@ impl Progress {
     /// A line that stays.
     pub fn note(&self, text: &str) {
         match &self.display {
-            Display::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
-            Display::Lines { .. } => eprintln!("{text}"),
+            Display::Bar(bar) => bar.suspend(|| console::tell(text)),
+            Display::Lines { .. } => console::tell(text),
             Display::Silent => {}
         }
     }
@@ -133,7 +135,7 @@ impl Progress {
             }
             Display::Lines { last } => {
                 *last = Instant::now();
-                eprintln!("{text}");
+                console::tell(&text);
             }
             Display::Silent => {}
         }
