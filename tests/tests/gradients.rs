@@ -249,7 +249,11 @@ fn op_names() -> Vec<String> {
 
 #[test]
 fn every_op_is_checked() {
-    let here = include_str!("gradients.rs");
+    let here = [
+        include_str!("gradients.rs"),
+        include_str!("gradients_fused.rs"),
+    ]
+    .concat();
     let walked: Vec<&str> = Unary::ALL
         .map(|f| f.name())
         .into_iter()
@@ -259,6 +263,9 @@ fn every_op_is_checked() {
     assert!(names.len() > 40, "the walk found only {names:?}");
     for name in names {
         let tested = walked.contains(&name.as_str()) || here.contains(&format!("run(\"{name}\""));
-        assert!(tested, "op `{name}` has no gradient test in this file");
+        assert!(
+            tested,
+            "op `{name}` has no gradient test in this file or beside it"
+        );
     }
 }

@@ -21,7 +21,6 @@
 
 pub mod attention;
 pub mod convert;
-pub mod gelu;
 pub mod gemm;
 pub mod math;
 pub mod philox;

@@ -217,22 +217,33 @@ pub fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     sum_lanes(lanes)
 }
 
-/// Σ xᵢ·yᵢ with fused multiply-adds in 16 lanes, then [`sum_lanes`]. Lengths must agree.
+/// Folds `s ← f(xᵢ, yᵢ, s)` in each of 16 lanes from 0, then [`sum_lanes`]. Lengths must agree.
 #[inline(always)]
-pub fn dot(x: &[f32], y: &[f32]) -> f32 {
+pub fn sum_of_pairs(x: &[f32], y: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
     debug_assert_eq!(x.len(), y.len());
     let mut lanes = [0.0f32; LANES];
     let (xs, x_tail) = x.as_chunks::<LANES>();
     let (ys, y_tail) = y.as_chunks::<LANES>();
     for (a, b) in xs.iter().zip(ys) {
         for l in 0..LANES {
-            lanes[l] = a[l].mul_add(b[l], lanes[l]);
+            lanes[l] = f(a[l], b[l], lanes[l]);
         }
     }
     for ((lane, &a), &b) in lanes.iter_mut().zip(x_tail).zip(y_tail) {
-        *lane = a.mul_add(b, *lane);
+        *lane = f(a, b, *lane);
     }
     sum_lanes(lanes)
+}
+
+/// Σ xᵢ·yᵢ with fused multiply-adds. Lengths must agree.
+#[inline(always)]
+pub fn dot(x: &[f32], y: &[f32]) -> f32 {
+    sum_of_pairs(
+        x,
+        y,
+        #[inline(always)]
+        |a, b, s| a.mul_add(b, s),
+    )
 }
 
 /// The largest element; −∞ for an empty slice; NaN elements are passed over.

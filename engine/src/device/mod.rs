@@ -14,9 +14,8 @@ use crate::tensor::Tensor;
 
 pub mod cpu;
 pub mod oracle;
-mod product;
 
-pub(crate) use product::product_with;
+pub(crate) use cpu::product::product_with;
 
 /// A device's memory behind one tensor.
 pub struct Storage(pub Box<dyn Any + Send + Sync>);

@@ -7,11 +7,13 @@
 //!
 //! σ is label smoothing (Szegedy et al. 2016). Saved: the logits and each row's log-sum-exp.
 
+use crate::cpu::threads::Disjoint;
 use crate::cpu::{math, simd, threads};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::op::{Forward, Op, Saved, apply};
+use crate::ops::gather::check;
 use crate::ops::softmax::{GRAIN, log_sum_exp};
 use crate::tape::Grads;
 use crate::tensor::Tensor;
@@ -27,6 +29,26 @@ pub struct CrossEntropyOptions {
 
 struct CrossEntropy {
     smoothing: f32,
+}
+
+impl CrossEntropy {
+    /// w·ℓ of a row; a row of weight 0 is left out, whatever it holds.
+    #[inline(always)]
+    fn row(&self, z: &[f32], lse: f32, target: usize, weight: f32) -> f32 {
+        if weight == 0.0 {
+            return 0.0;
+        }
+        let mean = if self.smoothing > 0.0 {
+            simd::sum_of(
+                z,
+                #[inline(always)]
+                |v| v,
+            ) / z.len() as f32
+        } else {
+            0.0
+        };
+        weight * (lse - (1.0 - self.smoothing) * z[target] - self.smoothing * mean)
+    }
 }
 
 impl Op for CrossEntropy {
@@ -52,44 +74,45 @@ impl Op for CrossEntropy {
             w.as_slice::<f32>()?,
         );
         let mut lse = Tensor::empty(&[n], DType::F32, z.device())?;
+        let mut losses = Tensor::empty(&[n], DType::F32, z.device())?;
+        let own = Disjoint::new(losses.as_mut_slice::<f32>()?);
         threads::par_rows(
             lse.as_mut_slice::<f32>()?,
             1,
             threads::rows_per_piece(c, GRAIN),
             |first, part| {
+                // SAFETY: a piece owns the losses of its own rows.
+                let losses = unsafe { own.slice(first..first + part.len()) };
                 simd::dispatch(
                     #[inline(always)]
                     || {
-                        part.iter_mut()
-                            .enumerate()
-                            .for_each(|(i, l)| *l = log_sum_exp(&logits[(first + i) * c..][..c]))
+                        for (i, (l, loss)) in part.iter_mut().zip(losses).enumerate() {
+                            let row = first + i;
+                            *l = log_sum_exp(&logits[row * c..][..c]);
+                            *loss = self.row(
+                                &logits[row * c..][..c],
+                                *l,
+                                target[row] as usize,
+                                weight[row],
+                            );
+                        }
                     },
                 );
             },
         );
-        let mut loss = 0.0f64;
-        for (i, l) in lse
+        let loss: f64 = losses
             .as_slice::<f32>()?
             .iter()
-            .enumerate()
-            .filter(|(i, _)| weight[*i] != 0.0)
-        {
-            let row = &logits[i * c..][..c];
-            let mean = if self.smoothing > 0.0 {
-                simd::sum_of(row, |v| v) / c as f32
-            } else {
-                0.0
-            };
-            loss += (weight[i]
-                * (l - (1.0 - self.smoothing) * row[target[i] as usize] - self.smoothing * mean))
-                as f64;
-        }
+            .map(|l| f64::from(*l))
+            .sum();
         if f.needs(0) {
             f.save(0, &z);
             f.save(1, &t);
             f.save(2, &w);
             f.save(3, &lse);
         }
+        // The mean over no rows.
+        let loss = if n == 0 { f64::NAN } else { loss };
         Tensor::full(&[], loss, DType::F32, z.device())
     }
 
@@ -101,7 +124,9 @@ impl Op for CrossEntropy {
         let row = hit
             .affine(1.0 - self.smoothing as f64, 0.0)?
             .add(&smooth.affine(self.smoothing as f64, 0.0)?)?;
-        row.mul(w)?.sum_all()?.neg()
+        // The mean over no rows is NaN.
+        let none = if z.rows() == 0 { f64::NAN } else { 0.0 };
+        row.mul(w)?.sum_all()?.affine(-1.0, none)
     }
 
     fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
@@ -142,7 +167,7 @@ impl Op for CrossEntropy {
     }
 }
 
-/// Weighted mean over the rows of `−ln softmax(logits)[target]`: logits `[N, C]`, targets u32 `[N]`, a scalar.
+/// Weighted mean over the rows of `−ln softmax(logits)[target]`: logits `[N, C]`, targets u32 `[N]`, a scalar. Over no rows it is NaN.
 ///
 /// # Errors
 /// Shapes that do not fit, a class out of range, weights that sum to 0.
@@ -158,17 +183,7 @@ pub fn cross_entropy(
         ));
     };
     targets.expect_shape("cross_entropy", "targets", &[n])?;
-    if let Some((i, t)) = targets
-        .to_vec::<u32>()?
-        .into_iter()
-        .enumerate()
-        .find(|(_, t)| *t as usize >= c)
-    {
-        return Err(Error::shape(
-            "cross_entropy",
-            format!("target {t} of row {i}, but there are {c} classes"),
-        ));
-    }
+    check("cross_entropy", targets, c, "classes")?;
     if !(0.0..1.0).contains(&options.smoothing) {
         return Err(Error::Invalid(format!(
             "cross_entropy: smoothing {} is outside [0, 1)",

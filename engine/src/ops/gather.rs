@@ -7,18 +7,24 @@ use crate::op::{Forward, Op, Saved, apply};
 use crate::tape::Grads;
 use crate::tensor::Tensor;
 
-/// An error unless all of `index` is below `n`.
-fn check(op: &'static str, index: &Tensor, n: usize) -> Result<()> {
+/// An error unless all of `index` is below `n`; read in place on the CPU.
+pub(crate) fn check(op: &'static str, index: &Tensor, n: usize, what: &str) -> Result<()> {
     index.expect_dtype(op, DType::U32)?;
-    match index
-        .to_vec::<u32>()?
-        .into_iter()
-        .enumerate()
-        .find(|(_, i)| *i as usize >= n)
-    {
+    let wrong = |values: &[u32]| {
+        values
+            .iter()
+            .position(|i| *i as usize >= n)
+            .map(|at| (at, values[at]))
+    };
+    let found = if index.device().is_cpu() {
+        wrong(index.packed()?.as_slice()?)
+    } else {
+        wrong(&index.to_vec()?)
+    };
+    match found {
         Some((at, i)) => Err(Error::shape(
             op,
-            format!("index {i} at position {at}, but there are only {n} rows"),
+            format!("index {i} at position {at}, but there are only {n} {what}"),
         )),
         None => Ok(()),
     }
@@ -40,7 +46,7 @@ impl Op for GatherRows {
                 format!("the table is {:?}, wanted a matrix", table.shape()),
             ));
         }
-        check("gather_rows", &index, table.shape()[0])?;
+        check("gather_rows", &index, table.shape()[0], "rows")?;
         let shape = [index.shape(), &[table.last_dim()]].concat();
         let mut y = Tensor::empty(
             &shape,
@@ -88,7 +94,7 @@ impl Op for ScatterAddRows {
                 format!("the target is {:?}, wanted a matrix", x.shape()),
             ));
         }
-        check("scatter_add_rows", index, x.shape()[0])?;
+        check("scatter_add_rows", index, x.shape()[0], "rows")?;
         src.expect_shape(
             "scatter_add_rows",
             "src",
@@ -133,7 +139,7 @@ impl Op for Take {
                 ),
             ));
         }
-        check("take", &index, x.last_dim())?;
+        check("take", &index, x.last_dim(), "columns")?;
         let mut y = Tensor::empty(index.shape(), x.dtype(), x.device())?;
         x.device().backend().take(&x, &index, &mut y)?;
         if f.needs(0) {
@@ -175,7 +181,7 @@ impl Op for ScatterAdd {
             ));
         }
         src.expect_shape("scatter_add", "src", index.shape())?;
-        check("scatter_add", index, x.last_dim())?;
+        check("scatter_add", index, x.last_dim(), "columns")?;
         let mut y = x.deep_clone()?;
         x.device()
             .backend()

@@ -1,29 +1,96 @@
-//! Layer norm over the last axis (Ba, Kiros & Hinton 2016).
+//! Layer norm (Ba, Kiros & Hinton 2016) and RMS norm (Zhang & Sennrich 2019) over the last axis.
 //!
 //! ```text
-//! r = (var(x) + ε)^-½     x̂ = r·(x − mean x)     y = g ⊙ x̂ + b
-//! db = Σ_rows dy          dg = Σ_rows dy ⊙ x̂
-//! dx = r·(u − mean u − x̂·mean(u ⊙ x̂))             u = g ⊙ dy
+//! layer   μ = mean x    r = (mean (x − μ)² + ε)^-½    x̂ = r·(x − μ)    y = g ⊙ x̂ + b
+//! RMS     μ = 0         r = (mean x² + ε)^-½          x̂ = r·x          y = g ⊙ x̂
+//! db = Σ_rows dy        dg = Σ_rows dy ⊙ x̂
+//! dx = r·(u − mean u − x̂·mean(u ⊙ x̂))                 u = g ⊙ dy       (RMS: without mean u)
 //! ```
 //!
-//! Saved: x, and the mean and r of each row.
+//! Saved: x, g, and μ and r of each row.
 
-use crate::cpu::{simd, threads};
+use crate::cpu::simd;
+use crate::cpu::threads::{self, Disjoint};
 use crate::device::Device;
 use crate::dtype::DType;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::op::{Forward, Op, Saved, apply};
 use crate::ops::softmax::GRAIN;
 use crate::tape::Grads;
 use crate::tensor::Tensor;
 
-struct LayerNorm {
+/// Inputs: x, the gain and, when centred, the bias.
+struct Norm {
+    /// Layer norm, not RMS norm.
+    centred: bool,
     eps: f32,
 }
 
-impl Op for LayerNorm {
+impl Norm {
+    /// μ and r of a row.
+    #[inline(always)]
+    fn statistics(&self, x: &[f32]) -> (f32, f32) {
+        let n = x.len() as f32;
+        let mean = if self.centred {
+            simd::sum_of(
+                x,
+                #[inline(always)]
+                |v| v,
+            ) / n
+        } else {
+            0.0
+        };
+        let square = simd::sum_of(
+            x,
+            #[inline(always)]
+            |v| (v - mean) * (v - mean),
+        ) / n;
+        (mean, 1.0 / (square + self.eps).sqrt())
+    }
+
+    /// dx of a row.
+    #[inline(always)]
+    fn row_backward(
+        &self,
+        x: &[f32],
+        (mean, r): (f32, f32),
+        gain: &[f32],
+        dy: &[f32],
+        dx: &mut [f32],
+    ) {
+        let n = x.len();
+        for j in 0..n {
+            dx[j] = gain[j] * dy[j];
+        }
+        let mean_u = if self.centred {
+            simd::sum_of(
+                dx,
+                #[inline(always)]
+                |v| v,
+            ) / n as f32
+        } else {
+            0.0
+        };
+        let along = simd::sum_of_pairs(
+            dx,
+            x,
+            #[inline(always)]
+            |u, x, s| u.mul_add(x - mean, s),
+        );
+        let slope = along * r * r / n as f32;
+        for j in 0..n {
+            dx[j] = r * (dx[j] - mean_u - (x[j] - mean) * slope);
+        }
+    }
+}
+
+impl Op for Norm {
     fn name(&self) -> &'static str {
-        "layer_norm"
+        if self.centred {
+            "layer_norm"
+        } else {
+            "rms_norm"
+        }
     }
 
     fn supports(&self, device: &Device) -> bool {
@@ -32,18 +99,13 @@ impl Op for LayerNorm {
 
     fn forward(&self, f: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
         let (x, n, rows) = (inputs[0].packed()?, inputs[0].last_dim(), inputs[0].rows());
-        x.expect_dtype("layer_norm", DType::F32)?;
-        inputs[1].expect_shape("layer_norm", "gain", &[n])?;
-        inputs[2].expect_shape("layer_norm", "bias", &[n])?;
-        let (gain, bias) = (inputs[1].packed()?, inputs[2].packed()?);
-        let (source, g, b) = (
-            x.as_slice::<f32>()?,
-            gain.as_slice::<f32>()?,
-            bias.as_slice::<f32>()?,
-        );
+        let gain = inputs[1].packed()?;
+        let bias = inputs.get(2).map(|b| b.packed()).transpose()?;
+        let (source, g) = (x.as_slice::<f32>()?, gain.as_slice::<f32>()?);
+        let b = bias.as_ref().map(|b| b.as_slice::<f32>()).transpose()?;
         let mut stats = Tensor::empty(&[rows, 2], DType::F32, x.device())?;
         let mut y = Tensor::empty(x.shape(), DType::F32, x.device())?;
-        let stat = threads::Disjoint::new(stats.as_mut_slice::<f32>()?);
+        let stat = Disjoint::new(stats.as_mut_slice::<f32>()?);
         threads::par_rows(
             y.as_mut_slice::<f32>()?,
             n,
@@ -60,12 +122,17 @@ impl Op for LayerNorm {
                             .enumerate()
                         {
                             let x = &source[(first + i) * n..][..n];
-                            let mean = simd::sum_of(x, |v| v) / n as f32;
-                            let var = simd::sum_of(x, |v| (v - mean) * (v - mean)) / n as f32;
-                            let r = 1.0 / (var + self.eps).sqrt();
+                            let (mean, r) = self.statistics(x);
                             (s[0], s[1]) = (mean, r);
-                            for j in 0..n {
-                                y[j] = ((x[j] - mean) * r).mul_add(g[j], b[j]);
+                            match b {
+                                Some(b) => (0..n).for_each(
+                                    #[inline(always)]
+                                    |j| y[j] = ((x[j] - mean) * r).mul_add(g[j], b[j]),
+                                ),
+                                None => (0..n).for_each(
+                                    #[inline(always)]
+                                    |j| y[j] = x[j] * r * g[j],
+                                ),
                             }
                         }
                     },
@@ -82,13 +149,21 @@ impl Op for LayerNorm {
 
     fn composed(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let (x, last) = (inputs[0], [inputs[0].rank() - 1]);
-        let centred = x.sub(&x.mean_keep(&last)?)?;
+        let centred = if self.centred {
+            x.sub(&x.mean_keep(&last)?)?
+        } else {
+            x.clone()
+        };
         let deviation = centred
             .square()?
             .mean_keep(&last)?
             .affine(1.0, self.eps as f64)?
             .sqrt()?;
-        centred.div(&deviation)?.mul(inputs[1])?.add(inputs[2])
+        let y = centred.div(&deviation)?.mul(inputs[1])?;
+        match inputs.get(2) {
+            Some(bias) => y.add(bias),
+            None => Ok(y),
+        }
     }
 
     fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
@@ -112,21 +187,8 @@ impl Op for LayerNorm {
                         || {
                             for (i, dx) in part.chunks_exact_mut(n).enumerate() {
                                 let row = first + i;
-                                let (x, dy, mean, r) = (
-                                    &source[row * n..][..n],
-                                    &d[row * n..][..n],
-                                    s[2 * row],
-                                    s[2 * row + 1],
-                                );
-                                for j in 0..n {
-                                    dx[j] = g[j] * dy[j];
-                                }
-                                let mean_u = simd::sum_of(dx, |v| v) / n as f32;
-                                let mean_ux =
-                                    (simd::dot(dx, x) - mean * mean_u * n as f32) * r / n as f32;
-                                for j in 0..n {
-                                    dx[j] = r * (dx[j] - mean_u - (x[j] - mean) * r * mean_ux);
-                                }
+                                let (x, dy) = (&source[row * n..][..n], &d[row * n..][..n]);
+                                self.row_backward(x, (s[2 * row], s[2 * row + 1]), &g[..n], dy, dx);
                             }
                         },
                     );
@@ -134,23 +196,19 @@ impl Op for LayerNorm {
             );
             grads.add(0, dx)?;
         }
-        if grads.needs(1) || grads.needs(2) {
+        if grads.needs(1) || (self.centred && grads.needs(2)) {
             // Partial sums of fixed blocks of rows, added in their order.
             let block = threads::rows_per_piece(n, 4 * GRAIN);
             let blocks = rows.div_ceil(block);
-            let mut partial = Tensor::zeros(&[blocks, 2 * n], DType::F32, x.device())?;
+            let mut partial = Tensor::zeros(&[blocks, 2, n], DType::F32, x.device())?;
             threads::par_rows(partial.as_mut_slice::<f32>()?, 2 * n, 1, |index, sums| {
                 let (dg, db) = sums.split_at_mut(n);
                 simd::dispatch(
                     #[inline(always)]
                     || {
                         for row in index * block..rows.min((index + 1) * block) {
-                            let (x, dy, mean, r) = (
-                                &source[row * n..][..n],
-                                &d[row * n..][..n],
-                                s[2 * row],
-                                s[2 * row + 1],
-                            );
+                            let (x, dy) = (&source[row * n..][..n], &d[row * n..][..n]);
+                            let (mean, r) = (s[2 * row], s[2 * row + 1]);
                             for j in 0..n {
                                 dg[j] += dy[j] * (x[j] - mean) * r;
                                 db[j] += dy[j];
@@ -160,32 +218,46 @@ impl Op for LayerNorm {
                 );
             });
             let sums = partial.sum(0)?;
-            grads.add(1, sums.narrow(0, 0, n)?.packed()?)?;
-            grads.add(2, sums.narrow(0, n, n)?.packed()?)?;
+            grads.add(1, sums.narrow(0, 0, 1)?.squeeze(0)?)?;
+            if self.centred {
+                grads.add(2, sums.narrow(0, 1, 1)?.squeeze(0)?)?;
+            }
         }
         Ok(())
     }
 }
 
+fn check(op: &'static str, x: &Tensor, vectors: &[(&str, &Tensor)]) -> Result<()> {
+    if x.rank() == 0 {
+        return Err(Error::shape(op, "x is a scalar, wanted rows […, n]"));
+    }
+    x.expect_dtype(op, DType::F32)?;
+    vectors.iter().try_for_each(|(name, v)| {
+        v.expect_dtype(op, DType::F32)?;
+        v.expect_shape(op, name, &[x.last_dim()])
+    })
+}
+
 /// Layer norm over the last axis: `x` `[…, n]`, `gain` and `bias` `[n]`.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Shapes that do not fit, element types other than f32.
 pub fn layer_norm(x: &Tensor, gain: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
-    apply(LayerNorm { eps }, &[x, gain, bias])
+    check("layer_norm", x, &[("gain", gain), ("bias", bias)])?;
+    apply(Norm { centred: true, eps }, &[x, gain, bias])
 }
 
-/// RMS norm over the last axis (Zhang & Sennrich 2019): `g ⊙ x·(mean x² + ε)^-½`.
+/// RMS norm over the last axis: `x` `[…, n]`, `gain` `[n]`.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// As [`layer_norm`].
 pub fn rms_norm(x: &Tensor, gain: &Tensor, eps: f32) -> Result<Tensor> {
-    let last = [x.rank().saturating_sub(1)];
-    x.div(
-        &x.square()?
-            .mean_keep(&last)?
-            .affine(1.0, eps as f64)?
-            .sqrt()?,
-    )?
-    .mul(gain)
+    check("rms_norm", x, &[("gain", gain)])?;
+    apply(
+        Norm {
+            centred: false,
+            eps,
+        },
+        &[x, gain],
+    )
 }

@@ -78,7 +78,13 @@ impl Op for Softmax {
 
     fn composed(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let x = inputs[0];
-        let last = [x.rank().saturating_sub(1)];
+        if x.rank() == 0 {
+            return self.composed(&[&x.reshape(&[1])?])?.reshape(&[]);
+        }
+        if x.is_empty() {
+            return x.affine(1.0, 0.0);
+        }
+        let last = [x.rank() - 1];
         let shifted = x.sub(&x.detach().max_keep(&last)?)?;
         let sum = shifted.exp()?.sum_keep(&last)?;
         if self.log {

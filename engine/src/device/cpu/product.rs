@@ -1,8 +1,8 @@
 //! Matrix products of CPU tensors: strides and element types on their way to [`crate::cpu::gemm`].
 
+use super::walk::Walk;
 use crate::cpu::gemm as kernel;
 use crate::device::Gemm;
-use crate::device::cpu::Walk;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::layout::{Dims, Layout};
