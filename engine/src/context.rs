@@ -100,3 +100,32 @@ impl Context {
             .cloned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_name_seed_step_purpose_and_path() {
+        let ctx = Context::train(3, 7);
+        let key = ctx.key(Purpose::Dropout, "h.0");
+        assert_eq!(key, Context::train(3, 7).key(Purpose::Dropout, "h.0"));
+        for other in [
+            ctx.key(Purpose::Noise, "h.0"),
+            ctx.key(Purpose::Dropout, "h.1"),
+            Context::train(3, 8).key(Purpose::Dropout, "h.0"),
+            Context::train(4, 7).key(Purpose::Dropout, "h.0"),
+        ] {
+            assert_ne!(key.stream(), other.stream());
+        }
+    }
+
+    #[test]
+    fn taps_keep_what_was_asked_for() {
+        let ctx = Context::eval().with_taps(&["h.1"]);
+        ctx.tap("h.0", &Tensor::from([1.0]));
+        ctx.tap("h.1", &Tensor::from([2.0]));
+        assert!(ctx.tapped("h.0").is_none());
+        assert_eq!(ctx.tapped("h.1").unwrap().item().unwrap(), 2.0);
+    }
+}

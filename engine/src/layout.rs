@@ -95,6 +95,14 @@ impl Layout {
         }
     }
 
+    /// Itself; a view of nothing starts at 0, so that its (empty) range lies in every storage.
+    pub fn within(mut self) -> Self {
+        if self.shape.count() == 0 {
+            self.offset = 0;
+        }
+        self
+    }
+
     /// Whether elements are row-major without gaps (axes of size 1 do not count).
     pub fn is_contiguous(&self) -> bool {
         let mut step = 1;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::finite;
 use crate::op::no_grad;
 use crate::ops::linear::{linear, linear_stored};
 use crate::param::Param;
@@ -381,6 +382,10 @@ impl Site {
     /// # Errors
     /// It is no linear, or an update's own.
     pub fn forward(&self, ctx: &Context, x: &Tensor) -> Result<Tensor> {
+        finite::at(self.path(), || self.adapted(ctx, x))
+    }
+
+    fn adapted(&self, ctx: &Context, x: &Tensor) -> Result<Tensor> {
         let (bias, updates) = (self.bias_tensor()?, self.updates().clone());
         let y = match updates.deltas.as_slice() {
             [first, rest @ ..] if updates.unmerged.is_none() => {

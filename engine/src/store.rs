@@ -293,3 +293,94 @@ impl Path {
         self.store.add(&name, value)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled() -> Store {
+        let store = Store::new(&Device::cpu(), 5);
+        let block = store.at("h").at(0);
+        block
+            .at("attn")
+            .param("weight", &[4, 6], Init::Normal(0.02))
+            .unwrap();
+        block.param("bias", &[4], Init::ZEROS).unwrap();
+        store
+            .at("head")
+            .param("weight", &[2, 4], Init::XavierUniform)
+            .unwrap();
+        store
+    }
+
+    #[test]
+    fn one_walk_counts_freezes_and_finds() {
+        let store = filled();
+        let names: Vec<String> = store
+            .params()
+            .iter()
+            .map(|p| p.name().to_string())
+            .collect();
+        assert_eq!(names, ["h.0.attn.weight", "h.0.bias", "head.weight"]);
+        assert_eq!((store.count(), store.count_trained()), (36, 36));
+        store.train_only(|name| name.ends_with("bias"));
+        assert_eq!((store.trained().len(), store.count_trained()), (1, 4));
+        let message = store.get("attn.weight").unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "parameter `attn.weight`: not found; nearest: `h.0.attn.weight`"
+        );
+        let twice = store.at("head").param("weight", &[1], Init::ONES);
+        assert!(
+            twice
+                .unwrap_err()
+                .to_string()
+                .contains("two layers share a path")
+        );
+        store.remove("h.0");
+        assert_eq!(store.params().len(), 1);
+    }
+
+    #[test]
+    fn initial_values_depend_on_seed_and_path_alone() {
+        let (a, b) = (filled(), filled());
+        let values = |s: &Store, n: &str| s.get(n).unwrap().value().to_vec::<f32>().unwrap();
+        assert_eq!(values(&a, "head.weight"), values(&b, "head.weight"));
+        // Whatever else is there, and in whichever order it was made.
+        let alone = Store::new(&Device::cpu(), 5);
+        alone
+            .at("head")
+            .param("weight", &[2, 4], Init::XavierUniform)
+            .unwrap();
+        assert_eq!(values(&a, "head.weight"), values(&alone, "head.weight"));
+        let bound = (6.0f32 / 6.0).sqrt();
+        assert!(values(&a, "head.weight").iter().all(|x| x.abs() <= bound));
+        assert_eq!(values(&a, "h.0.bias"), [0.0; 4]);
+    }
+
+    #[test]
+    fn weights_are_a_snapshot_that_loads_back() {
+        let store = filled();
+        let before = store.weights();
+        let bias = store.get("h.0.bias").unwrap();
+        bias.set(Tensor::from([1.0, 2.0, 3.0, 4.0])).unwrap();
+        assert_eq!(
+            before.get("h.0.bias").unwrap().to_vec::<f32>().unwrap(),
+            [0.0; 4]
+        );
+        let mut more = before.clone();
+        more.insert("pooler.weight", Tensor::from([1.0]));
+        let unknown = store.load(&more, |_| true).unwrap();
+        assert_eq!(unknown, ["pooler.weight"]);
+        assert_eq!(bias.value().to_vec::<f32>().unwrap(), [0.0; 4]);
+        let wrong = Weights::new([("h.0.bias".to_string(), Tensor::from([1.0]))]);
+        let message = store
+            .load(&wrong, |n| n == "h.0.bias")
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            message,
+            "parameter `h.0.bias`: holds [4] f32, given [1] f32"
+        );
+    }
+}

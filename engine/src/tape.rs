@@ -463,3 +463,6 @@ impl State {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

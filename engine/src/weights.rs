@@ -93,3 +93,38 @@ impl Weights {
             .try_fold(start, |sum, (share, w)| sum.add_scaled(w, *share))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(a: f32, b: [f32; 2]) -> Weights {
+        Weights::new([
+            ("a".to_string(), Tensor::from([a])),
+            ("b".to_string(), Tensor::from(b)),
+        ])
+    }
+
+    fn values(w: &Weights) -> Vec<f32> {
+        w.iter()
+            .flat_map(|(_, t)| t.to_vec::<f32>().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn task_vectors_and_averages() {
+        let (base, tuned) = (tree(1.0, [2.0, 3.0]), tree(2.0, [0.0, 5.0]));
+        let task = tuned.sub(&base).unwrap();
+        assert_eq!(values(&task), [1.0, -2.0, 2.0]);
+        assert_eq!(
+            values(&base.add_scaled(&task, 0.5).unwrap()),
+            [1.5, 1.0, 4.0]
+        );
+        let mean = Weights::mix(&[(0.25, &base), (0.75, &tuned)]).unwrap();
+        assert_eq!(values(&mean), [1.75, 0.5, 4.5]);
+        assert!(Weights::mix(&[]).is_err());
+        let other = Weights::new([("a".to_string(), Tensor::from([0.0]))]);
+        let message = base.sub(&other).unwrap_err().to_string();
+        assert_eq!(message, "parameter `b`: missing on one side");
+    }
+}

@@ -19,6 +19,26 @@ pub fn numbers(count: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
+/// Numbers in (−1, 1) of which any two lie 2/count apart: no ties, and none within the reach of a difference.
+pub fn distinct(count: usize, seed: u64) -> Vec<f32> {
+    let keys = numbers(count, seed);
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by(|i, j| keys[*i].total_cmp(&keys[*j]));
+    let mut out = vec![0.0; count];
+    for (rank, i) in order.into_iter().enumerate() {
+        out[i] = (2 * rank + 1) as f32 / count as f32 - 1.0;
+    }
+    out
+}
+
+/// How far f32 may be from f64, in units of ε = 2⁻²³ of the largest number of the result or 1: an element that is a sum of
+/// `terms` products of numbers up to 1, each made in `steps` roundings of 2⁻²⁴, errs by up to `(terms + steps)·2⁻²⁴` of the
+/// sum of their magnitudes, `terms` (Higham 2002, §3.1). `terms` counts the longest sum, forward or backward.
+pub fn roundings(terms: usize, steps: usize) -> f64 {
+    let terms = terms.max(1);
+    (terms * (terms + steps)) as f64 / 2.0
+}
+
 fn on(device: &Device, shapes: &[Vec<usize>], values: &[Vec<f64>]) -> Vec<Tensor> {
     let make = |(shape, values): (&Vec<usize>, &Vec<f64>)| {
         let host: Vec<f32> = values.iter().map(|v| *v as f32).collect();
@@ -75,8 +95,9 @@ fn evaluate(
 }
 
 /// Checks `f`'s gradient on the oracle against central differences in f64, then value and gradient on the CPU against the
-/// oracle's. Central differences of step 1e-5 err by about 1e-10 times the third derivative plus 1e-11 of rounding; the CPU
-/// by `roundings` units of f32 relative to the largest number of the result.
+/// oracle's. Central differences of step h = 1e-5 err by h²/6 = 2e-11 times the third derivative, which is below 1e4 in the
+/// tests, and by 1e-16/h = 1e-11 of the sum's rounding; the CPU by `roundings` units of f32 ([`roundings`]) relative to the
+/// largest number of the result, at least 1. A NaN matches a NaN.
 ///
 /// # Panics
 /// When they differ: that is the test's failure.
@@ -114,7 +135,8 @@ pub fn check(name: &str, f: Function, shapes: &[Vec<usize>], values: &[Vec<f32>]
         let size = want.iter().fold(1.0f64, |m, v| m.max(v.abs()));
         for (i, (a, b)) in got.iter().zip(want).enumerate() {
             assert!(
-                (a - b).abs() <= roundings * f64::from(f32::EPSILON) * size,
+                (a - b).abs() <= roundings * f64::from(f32::EPSILON) * size
+                    || (a.is_nan() && b.is_nan()),
                 "{name}: {what}[{i}] is {a} on the CPU, {b} on the oracle; shapes {shapes:?}"
             );
         }

@@ -7,7 +7,7 @@ use crate::op::{Forward, Op, Saved, apply};
 use crate::tape::Grads;
 use crate::tensor::Tensor;
 
-/// An error unless all of `index` is below `n`; read in place on the CPU.
+/// An error unless all of `index` is below `n`, the number of `what`; read in place on the CPU.
 pub(crate) fn check(op: &'static str, index: &Tensor, n: usize, what: &str) -> Result<()> {
     index.expect_dtype(op, DType::U32)?;
     let wrong = |values: &[u32]| {
@@ -231,5 +231,82 @@ impl Tensor {
     /// An index out of range, shapes that do not fit.
     pub fn scatter_add(&self, index: &Tensor, src: &Tensor) -> Result<Tensor> {
         apply(ScatterAdd, &[self, index, src])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+    use crate::tape::backward;
+
+    fn index(values: &[u32], shape: &[usize]) -> Tensor {
+        Tensor::from_slice(values, shape, &Device::cpu()).unwrap()
+    }
+
+    #[test]
+    fn rows_by_hand() {
+        let table = Tensor::from([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]).trained();
+        let picked = table.gather_rows(&index(&[2, 0, 2], &[3])).unwrap();
+        assert_eq!(
+            picked.to_vec::<f32>().unwrap(),
+            [5.0, 6.0, 1.0, 2.0, 5.0, 6.0]
+        );
+        // A row picked twice collects twice.
+        let weights = Tensor::from([[1.0, 0.0], [10.0, 0.0], [100.0, 1.0]]);
+        let grads = backward(&picked.mul(&weights).unwrap().sum_all().unwrap()).unwrap();
+        let dt = grads.of(&table).unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(dt, [10.0, 0.0, 0.0, 0.0, 101.0, 1.0]);
+        let sum = table.scatter_add_rows(
+            &index(&[1, 1], &[2]),
+            &Tensor::from([[0.5, 0.0], [0.25, 1.0]]),
+        );
+        assert_eq!(
+            sum.unwrap().to_vec::<f32>().unwrap(),
+            [1.0, 2.0, 3.75, 5.0, 5.0, 6.0]
+        );
+    }
+
+    #[test]
+    fn elements_by_hand() {
+        let x = Tensor::from([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]).trained();
+        let at = index(&[2, 2, 0, 1], &[2, 2]);
+        let taken = x.take(&at).unwrap();
+        assert_eq!(taken.to_vec::<f32>().unwrap(), [3.0, 3.0, 4.0, 5.0]);
+        let grads = backward(&taken.sum_all().unwrap()).unwrap();
+        let dx = grads.of(&x).unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(dx, [0.0, 0.0, 2.0, 1.0, 1.0, 0.0]);
+        let sum = x
+            .scatter_add(&at, &Tensor::from([[1.0, 1.0], [10.0, 20.0]]))
+            .unwrap();
+        assert_eq!(
+            sum.to_vec::<f32>().unwrap(),
+            [1.0, 2.0, 5.0, 14.0, 25.0, 6.0]
+        );
+    }
+
+    #[test]
+    fn indices_out_of_range_are_named() {
+        let x = Tensor::from([[1.0, 2.0]]);
+        let message = x
+            .gather_rows(&index(&[0, 1], &[2]))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            message,
+            "gather_rows: index 1 at position 1, but there are only 1 rows"
+        );
+        let message = x.take(&index(&[2], &[1, 1])).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "take: index 2 at position 0, but there are only 2 columns"
+        );
+        let message = x.take(&index(&[0, 0], &[2, 1])).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "take: index [2, 1] does not match [1, 2] but for the last axis"
+        );
+        let message = x.gather_rows(&Tensor::from([0.0])).unwrap_err().to_string();
+        assert_eq!(message, "gather_rows: elements are f32, wanted u32");
     }
 }

@@ -12,7 +12,7 @@ use crate::cpu::{simd, threads};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::layout::{Dims, for_each_run};
+use crate::layout::for_each_run;
 use crate::op::{Forward, Op, Saved, apply};
 use crate::ops::softmax::GRAIN;
 use crate::tape::Grads;
@@ -91,44 +91,78 @@ impl Op for Rotary {
     }
 }
 
-/// Rotates queries or keys by their positions.
+/// Cosines and sines of positions: made once, used by the queries and keys of every layer.
+#[derive(Debug, Clone)]
+pub struct Rotation {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Rotation {
+    /// For u32 positions of any shape and heads of width `width`.
+    ///
+    /// # Errors
+    /// An odd width, positions that are no u32.
+    pub fn new(positions: &Tensor, width: usize, base: f64) -> Result<Self> {
+        if !width.is_multiple_of(2) {
+            return Err(Error::shape(
+                "rotary",
+                format!("heads of width {width}; it must be even"),
+            ));
+        }
+        let rate = |i: usize| base.powf(-2.0 * i as f64 / width as f64);
+        let rates: Vec<f64> = (0..width / 2).map(rate).collect();
+        let angles: Vec<f64> = (positions.to_vec::<u32>()?.iter())
+            .flat_map(|p| rates.iter().map(|rate| f64::from(*p) * rate))
+            .collect();
+        let shape = [positions.shape(), &[width / 2]].concat();
+        let table = |f: fn(f64) -> f64| -> Result<Tensor> {
+            let values: Vec<f64> = angles.iter().map(|a| f(*a)).collect();
+            let mut out = Tensor::empty(&shape, DType::F32, positions.device())?;
+            let backend = positions.device().backend();
+            backend.write(&mut out, DType::F64, bytemuck::cast_slice(&values))?;
+            Ok(out)
+        };
+        Ok(Rotation {
+            cos: table(libm::cos)?,
+            sin: table(libm::sin)?,
+        })
+    }
+
+    /// Rotates the rows of x, `[…, width]`.
+    ///
+    /// # Errors
+    /// Another width, positions that do not broadcast to x's leading axes.
+    pub fn rotate(&self, x: &Tensor) -> Result<Tensor> {
+        let (half, rank) = (self.cos.last_dim(), self.cos.rank());
+        if x.rank() == 0 || x.last_dim() != 2 * half {
+            return Err(Error::shape(
+                "rotary",
+                format!("x is {:?}, the heads {} wide", x.shape(), 2 * half),
+            ));
+        }
+        let mut table = x.layout().shape;
+        table[x.rank() - 1] = half;
+        if self.cos.layout().broadcast(&table).is_none() {
+            return Err(Error::shape(
+                "rotary",
+                format!(
+                    "positions {:?} do not broadcast to the leading axes of {:?}",
+                    &self.cos.shape()[..rank - 1],
+                    x.shape()
+                ),
+            ));
+        }
+        apply(Rotary, &[x, &self.cos, &self.sin])
+    }
+}
+
+/// Rotates queries or keys by their positions: [`Rotation`] for one use.
 ///
 /// # Errors
-/// An odd D, positions that do not broadcast to x's leading axes.
+/// As [`Rotation::new`] and [`Rotation::rotate`].
 pub fn rotary(x: &Tensor, positions: &Tensor, base: f64) -> Result<Tensor> {
-    let d = x.last_dim();
-    if x.rank() == 0 || !d.is_multiple_of(2) {
-        return Err(Error::shape(
-            "rotary",
-            format!("x is {:?}; the last axis must be even", x.shape()),
-        ));
-    }
-    let lead = Dims::new(&x.shape()[..x.rank() - 1])?;
-    if positions.layout().broadcast(&lead).is_none() {
-        return Err(Error::shape(
-            "rotary",
-            format!(
-                "positions {:?} do not broadcast to the leading axes of {:?}",
-                positions.shape(),
-                x.shape()
-            ),
-        ));
-    }
-    let rates: Vec<f64> = (0..d / 2)
-        .map(|i| base.powf(-2.0 * i as f64 / d as f64))
-        .collect();
-    let angles: Vec<f64> = (positions.to_vec::<u32>()?.iter())
-        .flat_map(|p| rates.iter().map(|rate| f64::from(*p) * rate))
-        .collect();
-    let shape = [positions.shape(), &[d / 2]].concat();
-    let table = |f: fn(f64) -> f64| -> Result<Tensor> {
-        let values: Vec<f64> = angles.iter().map(|a| f(*a)).collect();
-        let mut out = Tensor::empty(&shape, DType::F32, x.device())?;
-        let backend = x.device().backend();
-        backend.write(&mut out, DType::F64, bytemuck::cast_slice(&values))?;
-        Ok(out)
-    };
-    apply(Rotary, &[x, &table(libm::cos)?, &table(libm::sin)?])
+    Rotation::new(positions, x.last_dim(), base)?.rotate(x)
 }
 
 #[cfg(test)]
@@ -149,6 +183,15 @@ mod tests {
         assert_eq!(
             message.to_string(),
             "rotary: positions [3] do not broadcast to the leading axes of [2, 2]"
+        );
+        let message = rotary(
+            &Tensor::from([1.0]),
+            &Tensor::from_slice(&[0u32], &[], &cpu).unwrap(),
+            1e4,
+        );
+        assert_eq!(
+            message.unwrap_err().to_string(),
+            "rotary: heads of width 1; it must be even"
         );
     }
 
