@@ -245,10 +245,10 @@ fn fifty_steps_equal_the_papers_formulas() {
         for site in &mut plain {
             let grads = site.gradients(scale, 0.3, 4.0);
             for (k, grad) in grads.iter().enumerate() {
-                for i in 0..grad.len() {
-                    site.factors[k][i] -= rate * grad[i];
+                for (i, g) in grad.iter().enumerate() {
+                    site.factors[k][i] -= rate * g;
                     if t < 35.0 {
-                        let now = (site.factors[k][i] * grad[i]).abs();
+                        let now = (site.factors[k][i] * g).abs();
                         site.mean[k][i] = beta * site.mean[k][i] + (1.0 - beta) * now;
                         site.spread[k][i] =
                             beta * site.spread[k][i] + (1.0 - beta) * (now - site.mean[k][i]).abs();

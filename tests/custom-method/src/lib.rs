@@ -1,0 +1,84 @@
+//! A worked example: a fine-tuning method in a crate of its own, (IA)³ of Liu et al. (2022).
+//!
+//! It learns a factor for every output of the chosen linears, `y = l ⊙ (x·Wᵀ) + b`, so that with l `[m]`
+//!
+//! ```text
+//! ΔW = diag(l − 1)·W      l = 1 at the start
+//! ```
+//!
+//! What has to be written is the update ([`Delta`]), where it goes ([`Method`]) and what it holds while it trains
+//! ([`Attached`]). Counting, merging, saving, loading and taking it off follow from that description.
+
+use std::sync::Arc;
+
+use deltaw_models::prelude::*;
+use serde_json::json;
+
+/// A factor for every output of keys, values and the feed-forward's inner layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ia3 {
+    /// Which linears.
+    pub targets: Targets,
+}
+
+impl Default for Ia3 {
+    fn default() -> Self {
+        Ia3 {
+            targets: Targets::Roles(vec![Role::Key, Role::Value, Role::MlpUp]),
+        }
+    }
+}
+
+/// `diag(l − 1)·W`.
+struct Factors {
+    l: Param,
+}
+
+impl Delta for Factors {
+    /// What merging and the checks use.
+    fn dense(&self, weight: &Tensor) -> Result<Tensor> {
+        let change = self.l.tensor().affine(1.0, -1.0)?.unsqueeze(1)?;
+        weight.cast(DType::F32)?.mul(&change)
+    }
+
+    /// The same without ever making an m×n matrix; leave it out and the dense form is used.
+    fn linear(
+        &self,
+        _: &Context,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let y = linear(x, weight, None)?.mul(&self.l.tensor())?;
+        match bias {
+            Some(bias) => y.add(bias),
+            None => Ok(y),
+        }
+    }
+}
+
+struct AttachedIa3(Adapted);
+
+impl Attached for AttachedIa3 {
+    fn adapted(&self) -> &Adapted {
+        &self.0
+    }
+}
+
+impl Method for Ia3 {
+    fn name(&self) -> String {
+        "ia3".into()
+    }
+
+    fn attach(&self, store: &Store, heads: &[&str]) -> Result<Box<dyn Attached>> {
+        let sites = self.targets.of(store)?;
+        let mut adapted = Adapted::new(store, heads, json!({ "peft_type": "IA3" }));
+        for site in sites {
+            let path = store.at(site.path());
+            let l = path.param("ia3_l", &[site.out_features()?], Init::ONES)?;
+            let factors = vec![Factor::new("ia3_l", Form::Rows, &l)];
+            adapted.add(&site, Arc::new(Factors { l }), factors)?;
+        }
+        Ok(Box::new(AttachedIa3(adapted)))
+    }
+}
