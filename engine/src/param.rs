@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::layout::{Dims, Layout};
 use crate::pool::{Tag, tagged};
@@ -310,6 +311,20 @@ impl Param {
         state.capacity = value.shape().first().copied().unwrap_or(1);
         state.value = value.detach();
         self.0.version.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Holds the value in another element type from now on, rounded to nearest: bf16 or f16 for a frozen base.
+    ///
+    /// # Errors
+    /// None but those of the device.
+    pub fn convert(&self, dtype: DType) -> Result<()> {
+        let mut state = self.write();
+        if state.value.dtype() != dtype {
+            state.value = tagged(Tag::Weights, || state.value.converted(dtype))?;
+            state.capacity = state.value.shape().first().copied().unwrap_or(1);
+            self.0.version.fetch_add(1, Relaxed);
+        }
         Ok(())
     }
 

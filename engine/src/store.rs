@@ -169,6 +169,18 @@ impl Store {
         }
     }
 
+    /// Holds the parameters that `choose` names in another element type from now on.
+    ///
+    /// # Errors
+    /// None but those of the device.
+    pub fn convert(&self, dtype: DType, choose: impl Fn(&str) -> bool) -> Result<()> {
+        let params = self.params();
+        params
+            .iter()
+            .filter(|p| choose(p.name()))
+            .try_for_each(|p| p.convert(dtype))
+    }
+
     /// Number of trained elements.
     pub fn count_trained(&self) -> usize {
         self.trained().iter().map(Param::len).sum()

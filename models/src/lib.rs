@@ -68,6 +68,7 @@ pub mod prelude {
     pub use crate::methods::adalora::AdaLora;
     pub use crate::methods::dora::Dora;
     pub use crate::methods::lora::Lora;
+    pub use crate::methods::pissa::Pissa;
     pub use crate::methods::selective::{BitFit, Full, LinearProbe};
     pub use crate::methods::{Adapted, Adapter, Attached, Factor, Form, Method, Targets};
     pub use crate::vit::{ImageHead, Vit, VitConfig};

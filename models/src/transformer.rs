@@ -56,53 +56,35 @@ pub enum Projections {
     Fused(FusedQkv),
 }
 
-/// Cosine and sine of each position's angles, `[T, D]` or `[B, 1, T, D]`, for [`SelfAttention::forward`].
+/// Rotary positions (Su et al. 2021, in LLaMA's order) for [`SelfAttention::forward`].
 pub struct Rotation {
-    cos: Tensor,
-    sin: Tensor,
+    positions: Tensor,
+    base: f64,
 }
 
 impl Rotation {
-    /// Angles `position·base^(−2i/D)`, i < D/2, repeated for both halves of a head of width D (Su et al. 2021, in
-    /// LLaMA's order). `positions` is `[T]` or `[B, T]`.
+    /// Angles `position·base^(−2i/D)`; `positions` is `[T]` or `[B, T]`.
     ///
     /// # Errors
-    /// An odd D, or positions that are no u32.
-    pub fn new(positions: &Tensor, width: usize, base: f64) -> Result<Self> {
-        if !width.is_multiple_of(2) {
-            return Err(Error::Invalid(format!(
-                "rotary positions need an even head width, not {width}"
-            )));
-        }
-        let mut angles = vec![];
-        for position in positions.to_vec::<u32>()? {
-            let angle = |i: usize| {
-                f64::from(position) * base.powf(-((2 * (i % (width / 2))) as f64) / width as f64)
-            };
-            angles.extend((0..width).map(angle));
-        }
-        let shape = match *positions.shape() {
-            [batch, len] => vec![batch, 1, len, width],
-            _ => vec![positions.len(), width],
+    /// Positions of another rank.
+    pub fn new(positions: &Tensor, base: f64) -> Result<Self> {
+        let positions = match positions.rank() {
+            1 => positions.clone(),
+            2 => positions.unsqueeze(1)?,
+            _ => {
+                let detail = format!(
+                    "positions are {:?}, wanted [T] or [B, T]",
+                    positions.shape()
+                );
+                return Err(Error::Invalid(detail));
+            }
         };
-        let table = |f: fn(f64) -> f64| {
-            let values: Vec<f32> = angles.iter().map(|a| f(*a) as f32).collect();
-            Tensor::from_slice(&values, &shape, positions.device())
-        };
-        Ok(Rotation {
-            cos: table(f64::cos)?,
-            sin: table(f64::sin)?,
-        })
+        Ok(Rotation { positions, base })
     }
 
-    /// `x·cos + (−x₂, x₁)·sin` on heads `[B, H, T, D]` with halves x₁ and x₂.
+    /// Heads `[B, H, T, D]`, turned.
     fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let half = x.last_dim() / 2;
-        let turned = Tensor::concat(
-            &[&x.narrow(3, half, half)?.neg()?, &x.narrow(3, 0, half)?],
-            3,
-        )?;
-        x.mul(&self.cos)?.add(&turned.mul(&self.sin)?)
+        rotary(x, &self.positions, self.base)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Checks shared by the cross-crate tests: gradients by central differences on the f64 oracle, and the CPU against the oracle.
 
+pub mod small;
+
 use deltaw_engine::prelude::*;
 
 /// A function under test.

@@ -1,312 +1,19 @@
-//! The methods: against PEFT (`tests/fixtures/make_fixtures.py` made the files; what they want was computed in f64), against
-//! the invariants of their papers, and through merging, saving and taking off again.
+//! The methods: counts and gradients by their formulas, merging, saving and taking off again.
 
 use std::sync::Arc;
 
-use deltaw_engine::checkpoint;
 use deltaw_engine::optim::AdamW;
 use deltaw_engine::prelude::*;
-use deltaw_models::decoder::{Decoder, DecoderConfig, next_token_loss};
-use deltaw_models::encoder::{Encoder, EncoderConfig, SequenceHead};
 use deltaw_models::methods::adalora::AdaLora;
 use deltaw_models::methods::dora::Dora;
 use deltaw_models::methods::lora::Lora;
 use deltaw_models::methods::low_rank::LowRank;
+use deltaw_models::methods::pissa::Pissa;
 use deltaw_models::methods::selective::{BitFit, Full, LinearProbe};
 use deltaw_models::methods::{Adapter, Attached, Method, Targets};
-use deltaw_models::transformer::Activation;
 use deltaw_tests::numbers;
+use deltaw_tests::small::{Bert, CHAIN, HEADS, close, gpt2};
 use proptest::prelude::*;
-
-/// A PEFT fixture: base, adapter, inputs and results.
-struct Fixture {
-    weights: Weights,
-    adapter: Adapter,
-}
-
-fn below(weights: &Weights, prefix: &str) -> Weights {
-    let inside = weights
-        .iter()
-        .filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_string(), t.clone())));
-    Weights::new(inside)
-}
-
-impl Fixture {
-    fn open(name: &str) -> Self {
-        let path = format!("{}/fixtures/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
-        let bytes = std::fs::read(&path).unwrap();
-        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-        let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
-        let config =
-            serde_json::from_str(header["__metadata__"]["adapter_config"].as_str().unwrap())
-                .unwrap();
-        let weights = checkpoint::from_file_bytes(&path, &bytes).unwrap();
-        let adapter = Adapter {
-            config,
-            weights: below(&weights, "adapter."),
-        };
-        Fixture { weights, adapter }
-    }
-
-    fn floats(&self, name: &str, device: &Device) -> Tensor {
-        self.weights.get(name).unwrap().to_device(device).unwrap()
-    }
-
-    fn integers(&self, name: &str, device: &Device) -> Tensor {
-        let tensor = self.weights.get(name).unwrap();
-        let values: Vec<u32> = tensor
-            .to_vec::<f32>()
-            .unwrap()
-            .iter()
-            .map(|x| *x as u32)
-            .collect();
-        Tensor::from_slice(&values, tensor.shape(), device).unwrap()
-    }
-
-    /// On the oracle only the file's numbers (half a unit of f32) and the update's scale (another half of ΔW, which what
-    /// follows may enlarge) are rounded: 2 units. On the CPU every rounding of the longest chain: `chain` units.
-    fn compare(&self, name: &str, got: &Tensor, chain: usize) -> f64 {
-        let want = self.weights.get(name).unwrap().to_vec::<f64>().unwrap();
-        close(
-            name,
-            &got.to_vec::<f64>().unwrap(),
-            &want,
-            if got.device().is_cpu() {
-                chain as f64
-            } else {
-                2.0
-            },
-        )
-    }
-}
-
-/// The largest difference, in units of f32 of the largest number wanted: at most `units`.
-fn close(name: &str, got: &[f64], want: &[f64], units: f64) -> f64 {
-    assert_eq!(got.len(), want.len(), "{name}");
-    let size = want.iter().fold(1e-30f64, |m, v| m.max(v.abs()));
-    let worst = got
-        .iter()
-        .zip(want)
-        .fold(0.0f64, |m, (a, b)| m.max((a - b).abs()))
-        / size;
-    assert!(
-        worst <= units * f64::from(f32::EPSILON),
-        "{name}: off by {worst:e} of the largest, allowed {units} units"
-    );
-    worst
-}
-
-/// A small BERT with a classifier of three classes.
-struct Bert {
-    store: Store,
-    encoder: Encoder,
-    head: SequenceHead,
-}
-
-impl Bert {
-    fn new(device: &Device) -> Self {
-        let config = EncoderConfig {
-            vocab_size: 31,
-            hidden_size: 16,
-            num_hidden_layers: 2,
-            num_attention_heads: 4,
-            intermediate_size: 24,
-            max_position_embeddings: 12,
-            type_vocab_size: 2,
-            layer_norm_eps: 1e-12,
-            hidden_act: Activation::Gelu,
-            hidden_dropout_prob: 0.0,
-        };
-        let store = Store::new(device, 3);
-        let encoder = Encoder::new(&store.at("bert"), &config).unwrap();
-        let head = SequenceHead::new(&store.root(), &config, 3).unwrap();
-        Bert {
-            store,
-            encoder,
-            head,
-        }
-    }
-
-    fn logits(&self, ctx: &Context, ids: &Tensor) -> Result<Tensor> {
-        let types = Tensor::zeros(ids.shape(), DType::U32, ids.device())?;
-        self.head
-            .forward(ctx, &self.encoder.forward(ctx, ids, &types)?)
-    }
-
-    /// Loss on fixed ids and labels.
-    fn loss(&self, step: u64) -> Result<Tensor> {
-        let device = self.store.device();
-        let ids: Vec<u32> = (0..24).map(|i| (i * 7 + 3 + step as u32) % 31).collect();
-        let logits = self.logits(
-            &Context::train(0, step),
-            &Tensor::from_slice(&ids, &[4, 6], device)?,
-        )?;
-        cross_entropy(
-            &logits,
-            &Tensor::from_slice(&[0u32, 1, 2, 1], &[4], device)?,
-            &CrossEntropyOptions::default(),
-        )
-    }
-}
-
-const HEADS: [&str; 2] = ["bert.pooler.", "classifier."];
-
-/// Roundings of a two-block model of width 16 with updates of rank r on a matrix: those of the matrix and of ΔW.
-const CHAIN: usize = 2 * (2 * 2 * 16 + 2 * 16 + 9 + (16 + 9) + 16 + 24) + 4 * 16 + 8 * 24;
-
-/// A PEFT adapter on BERT, loaded from its files: logits, loss and the loss's gradients by the adapter.
-fn bert_as_peft(name: &str) {
-    for device in [Device::oracle(), Device::cpu()] {
-        let (fixture, bert) = (Fixture::open(name), Bert::new(&device));
-        bert.store
-            .load(&below(&fixture.weights, "base."), |_| true)
-            .unwrap();
-        let attached = fixture.adapter.attach(&bert.store, &[]).unwrap();
-        let saved = attached.save().unwrap();
-        let ctx = Context::eval().with_mask(fixture.floats("input.attention_mask", &device));
-        let ids = fixture.integers("input.input_ids", &device);
-        let logits = bert.logits(&ctx, &ids).unwrap();
-        let mut worst = [fixture.compare("want.logits", &logits, CHAIN), 0.0, 0.0];
-        // The files lack what AdaLoRA masked; its penalty sees all.
-        for (name, value) in below(&fixture.weights, "whole.base_model.model.").iter() {
-            let param = bert.store.get(name).unwrap();
-            let value = value.to_device(&device).unwrap();
-            param.set(value.reshape(&param.shape()).unwrap()).unwrap();
-        }
-        let (logits, labels) = (
-            bert.logits(&ctx, &ids).unwrap(),
-            fixture.integers("input.labels", &device),
-        );
-        let task = cross_entropy(&logits, &labels, &CrossEntropyOptions::default()).unwrap();
-        let penalty = attached.penalty().unwrap();
-        let loss = penalty.map_or(Ok(task.clone()), |p| task.add(&p)).unwrap();
-        worst[1] = fixture.compare("want.loss", &loss.reshape(&[1]).unwrap(), CHAIN);
-        let grads = backward(&loss).unwrap();
-        for name in fixture
-            .weights
-            .names()
-            .filter(|n| n.starts_with("want.grad."))
-        {
-            let ours = name
-                .trim_start_matches("want.grad.base_model.model.")
-                .trim_end_matches(".weight");
-            let grad = grads.get(bert.store.get(ours).unwrap().id()).unwrap();
-            worst[2] = worst[2].max(fixture.compare(name, grad, 3 * CHAIN));
-        }
-        println!(
-            "{name} on {device}: relative errors of logits, loss, gradients {:?}",
-            worst.map(|e| format!("{e:.1e}"))
-        );
-
-        // Loaded and saved again, PEFT's tensors are the same to the bit.
-        for (name, tensor) in fixture.adapter.weights.iter() {
-            let ours = saved
-                .weights
-                .get(name)
-                .unwrap_or_else(|| panic!("{name} was not saved"));
-            assert_eq!(ours.shape(), tensor.shape(), "{name}");
-            assert_eq!(
-                ours.to_vec::<f64>().unwrap(),
-                tensor.to_vec::<f64>().unwrap(),
-                "{name}"
-            );
-        }
-        assert_eq!(saved.weights.len(), fixture.adapter.weights.len());
-    }
-}
-
-#[test]
-fn lora_is_pefts() {
-    bert_as_peft("peft-lora");
-    bert_as_peft("peft-rslora");
-}
-
-#[test]
-fn dora_is_pefts() {
-    bert_as_peft("peft-dora");
-}
-
-#[test]
-fn adalora_with_its_pattern_and_penalty_is_pefts() {
-    bert_as_peft("peft-adalora");
-}
-
-fn gpt2(device: &Device) -> (Store, Decoder) {
-    let store = Store::new(device, 0);
-    let decoder = Decoder::new(&store.root(), &DecoderConfig::gpt2(31, 16, 2, 4, 12)).unwrap();
-    (store, decoder)
-}
-
-#[test]
-fn an_adapter_of_pefts_on_a_fused_matrix_loads_into_its_parts() {
-    for device in [Device::oracle(), Device::cpu()] {
-        let fixture = Fixture::open("peft-lora-gpt2");
-        let (store, decoder) = gpt2(&device);
-        store
-            .load(&below(&fixture.weights, "base."), |_| true)
-            .unwrap();
-        let attached = fixture.adapter.attach(&store, &[]).unwrap();
-        let mask = fixture.floats("input.attention_mask", &device);
-        let logits = |decoder: &Decoder| {
-            let ctx = Context::eval().with_mask(mask.clone());
-            decoder
-                .forward(&ctx, &fixture.integers("input.input_ids", &device))
-                .unwrap()
-        };
-        let whole = logits(&decoder);
-        let chain = 2 * (2 * 2 * 16 + 2 * 16 + 9 + (16 + 9) + 16 + 64) + 3 * 16 + 8 * 64;
-        fixture.compare("want.logits", &whole, chain);
-        let loss = next_token_loss(
-            &whole,
-            &fixture.integers("input.input_ids", &device),
-            Some(&mask),
-        )
-        .unwrap();
-        fixture.compare("want.loss", &loss.reshape(&[1]).unwrap(), chain);
-
-        // The parts saved as one update of three times the rank: the same function.
-        let saved = attached.save().unwrap();
-        let c_attn = "base_model.model.transformer.h.0.attn.c_attn";
-        assert_eq!(
-            saved
-                .weights
-                .get(&format!("{c_attn}.lora_A.weight"))
-                .unwrap()
-                .shape(),
-            [9, 16]
-        );
-        assert_eq!(
-            saved
-                .weights
-                .get(&format!("{c_attn}.lora_B.weight"))
-                .unwrap()
-                .shape(),
-            [48, 9]
-        );
-        assert_eq!(
-            saved.config["rank_pattern"]["transformer.h.0.attn.c_attn"],
-            9
-        );
-        assert_eq!(
-            saved.config["alpha_pattern"]["transformer.h.0.attn.c_attn"],
-            15.0
-        );
-        let (store, again) = gpt2(&device);
-        store
-            .load(&below(&fixture.weights, "base."), |_| true)
-            .unwrap();
-        let method = Lora {
-            alpha: 5.0,
-            targets: Targets::modules(["c_attn", "c_proj"]),
-            ..Lora::rank(3)
-        };
-        method.attach(&store, &[]).unwrap().load(&saved).unwrap();
-        assert_eq!(
-            logits(&again).to_vec::<f64>().unwrap(),
-            whole.to_vec::<f64>().unwrap()
-        );
-    }
-}
 
 /// Every method with an update of its own.
 fn updates() -> Vec<Box<dyn Method>> {
@@ -319,6 +26,7 @@ fn updates() -> Vec<Box<dyn Method>> {
         }),
         Box::new(AdaLora::target_rank(2)),
         Box::new(Dora::rank(2)),
+        Box::new(Pissa::rank(2)),
     ]
 }
 
@@ -380,6 +88,7 @@ fn trained_numbers_are_those_of_the_formulas() {
         3 * sides,
         3 * (sides + matrices),
         2 * sides + outputs,
+        2 * sides,
     ];
     for (method, want) in updates().iter().zip(want) {
         let bert = Bert::new(&Device::cpu());
@@ -426,12 +135,12 @@ fn a_new_update_changes_nothing() {
             evaluated(&bert).iter().map(|x| f64::from(*x)).collect(),
             before.iter().map(|x| f64::from(*x)).collect(),
         );
-        // DoRA divides by the norm and multiplies by it: two roundings an element of W.
+        // DoRA divides by the norm and multiplies by it, PiSSA takes its part away and adds it: roundings of W's elements.
         close(
             &method.name(),
             &after,
             &before,
-            if method.name().starts_with("dora") {
+            if ["dora r=2", "pissa r=2"].contains(&method.name().as_str()) {
                 CHAIN as f64
             } else {
                 0.0

@@ -132,7 +132,7 @@ struct Rope {
 }
 
 impl DecoderConfig {
-    /// From the text of a checkpoint's `config.json`.
+    /// From the text of a checkpoint's `config.json`. Attention probabilities are never dropped, whatever it says.
     ///
     /// # Errors
     /// A model of another type, or a variant that the blocks here do not have: biases in LLaMA, scaled rotary positions,

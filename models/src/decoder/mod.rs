@@ -191,12 +191,8 @@ impl Decoder {
     pub fn body(&self, ctx: &Context, x: &Tensor, positions: Option<&Tensor>) -> Result<Tensor> {
         let rotation = match self.config.family {
             Family::Llama { rope_theta } if x.rank() == 3 => {
-                let width = self.config.hidden_size / self.config.num_attention_heads;
-                Some(Rotation::new(
-                    &placed(positions, x.shape()[1], x)?,
-                    width,
-                    rope_theta,
-                )?)
+                let positions = placed(positions, x.shape()[1], x)?;
+                Some(Rotation::new(&positions, rope_theta)?)
             }
             _ => None,
         };

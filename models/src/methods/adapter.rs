@@ -15,6 +15,7 @@ use super::adalora::AdaLora;
 use super::adapted::{Adapted, Form, Place};
 use super::dora::Dora;
 use super::lora::Lora;
+use super::pissa::Pissa;
 use super::{Attached, Method, Targets};
 
 /// What PEFT puts before every name.
@@ -130,6 +131,11 @@ impl Adapter {
                     "ranks or scales that differ by module (`rank_pattern`, `alpha_pattern`); attach the method that wrote it and `load`",
                 ))
             }
+            (Some("LORA"), Some("pissa")) => Ok(Box::new(Pissa {
+                rank,
+                alpha,
+                targets,
+            })),
             (Some("LORA"), _) if self.on("use_dora") => Ok(Box::new(Dora {
                 rank,
                 alpha,

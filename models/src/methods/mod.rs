@@ -10,6 +10,7 @@ pub mod adapter;
 pub mod dora;
 pub mod lora;
 pub mod low_rank;
+pub mod pissa;
 pub mod selective;
 pub mod targets;
 
@@ -77,7 +78,8 @@ pub trait Attached {
         self.adapted().load(adapter)
     }
 
-    /// Takes the update off the model: the base is as it was, bit for bit, and the update's parameters are gone.
+    /// Takes the update off the model: the base is as it was, bit for bit, and the update's parameters are gone. What trained
+    /// of the model itself (heads, biases) stays as trained.
     ///
     /// # Errors
     /// None but those of the device.
