@@ -118,8 +118,11 @@ impl PoolBuf {
         unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.bytes) }
     }
 
-    /// Moves the block's bytes to another tag's account.
+    /// Moves the block's bytes to another tag's account; a parameter that an op keeps for backward stays a parameter.
     pub fn retag(&self, tag: Tag) {
+        if tag as u8 == Tag::Saved as u8 && self.tag.load(Relaxed) == Tag::Weights as u8 {
+            return;
+        }
         let old = self.tag.swap(tag as u8, Relaxed);
         if old != tag as u8 {
             LIVE[old as usize].fetch_sub(self.size, Relaxed);

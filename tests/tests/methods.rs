@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use deltaw_engine::optim::AdamW;
 use deltaw_engine::prelude::*;
+use deltaw_models::decoder::Decoder;
 use deltaw_models::methods::adalora::AdaLora;
 use deltaw_models::methods::dora::Dora;
 use deltaw_models::methods::lora::Lora;
@@ -361,6 +362,54 @@ fn parts_of_a_fused_matrix_merge_and_unmerge_in_any_order() {
     assert_eq!(logits(), want);
     attached.detach().unwrap();
     assert_eq!(bits(&store.weights()), before);
+}
+
+#[test]
+fn one_part_of_a_fused_matrix_is_saved_as_rows_of_the_whole() {
+    let (store, decoder) = gpt2(&Device::cpu());
+    let method = Lora {
+        targets: Targets::Roles(vec![Role::Value]),
+        ..Lora::rank(2)
+    };
+    let attached = method.attach(&store, &[]).unwrap();
+    for p in store.trained() {
+        p.set(Tensor::from_slice(&numbers(p.len(), 1), &p.shape(), &Device::cpu()).unwrap())
+            .unwrap();
+    }
+    let saved = attached.save().unwrap();
+    let b = saved
+        .weights
+        .get("base_model.model.transformer.h.1.attn.c_attn.lora_B.weight")
+        .unwrap();
+    assert_eq!(b.shape(), [48, 2]);
+    assert!(
+        b.to_vec::<f32>().unwrap()[..64].iter().all(|x| *x == 0.0),
+        "queries and keys get nothing"
+    );
+    let (again, other) = gpt2(&Device::cpu());
+    method.attach(&again, &[]).unwrap().load(&saved).unwrap();
+    let ids = Tensor::from_slice(&[1u32, 2, 3, 4], &[1, 4], &Device::cpu()).unwrap();
+    let logits = |decoder: &Decoder| {
+        decoder
+            .forward(&Context::eval(), &ids)
+            .unwrap()
+            .to_vec::<f32>()
+            .unwrap()
+    };
+    assert_eq!(logits(&decoder), logits(&other));
+
+    let refused = AdaLora {
+        targets: Targets::modules(["c_attn"]),
+        ..AdaLora::target_rank(1)
+    };
+    let (fresh, _decoder) = gpt2(&Device::cpu());
+    let message = refused
+        .attach(&fresh, &[])
+        .unwrap()
+        .save()
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("is adapted in parts"), "{message}");
 }
 
 #[test]

@@ -264,26 +264,26 @@ impl Adapted {
                     joined(factor.form, &parts, &places)?,
                 );
             }
-            if places.len() > 1 {
-                if config.get("peft_type").and_then(Value::as_str) != Some("LORA") {
-                    return Err(refuse(format!(
-                        "`{module}` is adapted in parts, which this method's form does not have"
-                    )));
-                }
-                let (r, alpha) = (
-                    config["r"].as_f64().unwrap_or(1.0),
-                    config["lora_alpha"].as_f64().unwrap_or(1.0),
-                );
-                let times = places.len() as f64;
-                let stabilised = config
-                    .get("use_rslora")
-                    .and_then(Value::as_bool)
-                    .unwrap_or(false);
+            let has = |form: Form| places[0].factors.iter().any(|f| f.form == form);
+            let ranked = has(Form::Right) || has(Form::Rank);
+            let lora = config.get("peft_type").and_then(Value::as_str) == Some("LORA");
+            let partial = !covered(&places)?;
+            if ranked && ((places.len() > 1 && !lora) || (partial && has(Form::Rows))) {
+                return Err(refuse(format!(
+                    "`{module}` is adapted in parts, which this method's form does not have"
+                )));
+            }
+            if ranked && places.len() > 1 {
+                let number = |key: &str| config[key].as_f64().unwrap_or(1.0);
+                let (r, alpha, times) = (number("r"), number("lora_alpha"), places.len() as f64);
+                let stabilised = config.get("use_rslora").and_then(Value::as_bool);
+                let factor = if stabilised == Some(true) {
+                    times.sqrt()
+                } else {
+                    times
+                };
                 ranks.insert(module.clone(), json!((r * times) as u64));
-                alphas.insert(
-                    module.clone(),
-                    json!(alpha * if stabilised { times.sqrt() } else { times }),
-                );
+                alphas.insert(module.clone(), json!(alpha * factor));
             }
             names.push(module);
         }
@@ -376,6 +376,15 @@ impl Adapted {
     }
 }
 
+/// Whether the places are all of their module's outputs.
+fn covered(places: &[&Place]) -> Result<bool> {
+    let own = places
+        .iter()
+        .map(|p| Ok(p.site.rows()?.len()))
+        .sum::<Result<usize>>()?;
+    Ok(own * places[0].site.in_features()? == places[0].site.param()?.len())
+}
+
 /// One tensor for the parts of a module.
 fn joined(form: Form, parts: &[Tensor], places: &[&Place]) -> Result<Tensor> {
     let all: Vec<&Tensor> = parts.iter().collect();
@@ -397,7 +406,7 @@ fn joined(form: Form, parts: &[Tensor], places: &[&Place]) -> Result<Tensor> {
 
 /// What part `part` of a module's tensor is its own.
 fn part_of(form: Form, whole: &Tensor, part: usize, places: &[&Place]) -> Result<Tensor> {
-    if places.len() == 1 {
+    if places.len() == 1 && covered(places)? {
         return whole.contiguous();
     }
     let rows = places[part].site.rows()?;
@@ -422,6 +431,19 @@ fn part_of(form: Form, whole: &Tensor, part: usize, places: &[&Place]) -> Result
     match form {
         Form::Right | Form::Rank => cut(0)?.contiguous(),
         Form::Left => cut(1)?.narrow(0, rows.start, rows.len())?.contiguous(),
-        Form::Rows => whole.narrow(0, rows.start, rows.len())?.contiguous(),
+        // Of the adapted parts alone, or of the whole module.
+        Form::Rows => {
+            let lens: Vec<usize> = places
+                .iter()
+                .map(|p| Ok(p.site.rows()?.len()))
+                .collect::<Result<_>>()?;
+            let all = whole.len() == lens.iter().sum::<usize>();
+            let start = if all {
+                lens[..part].iter().sum()
+            } else {
+                rows.start
+            };
+            whole.narrow(0, start, rows.len())?.contiguous()
+        }
     }
 }
