@@ -17,7 +17,8 @@ fn saved(blocks: usize, method: &dyn Method) -> usize {
     let before = usage().live[Tag::Saved as usize];
     let logits = decoder.forward(&Context::train(0, 0), &ids).unwrap();
     let held = usage().live[Tag::Saved as usize] - before;
-    drop((logits, attached));
+    // Indices that a gather keeps are the caller's too.
+    drop((logits, attached, ids));
     assert_eq!(
         usage().live[Tag::Saved as usize],
         before,
