@@ -380,10 +380,12 @@ fn long_sums() {
         vec![70, 5000],
     ] {
         let terms = shape.iter().product::<usize>() as f64;
-        as_the_oracle("sum", &[shape.clone()], 4, terms, |x| {
+        as_the_oracle("sum", std::slice::from_ref(&shape), 4, terms, |x| {
             x[0].sum_keep(&[shape.len().saturating_sub(2)])
         });
-        as_the_oracle("sum of all", &[shape.clone()], 4, terms, |x| x[0].sum_all());
+        as_the_oracle("sum of all", std::slice::from_ref(&shape), 4, terms, |x| {
+            x[0].sum_all()
+        });
     }
 }
 
@@ -435,14 +437,14 @@ fn the_bits_do_not_depend_on_the_threads() {
     same_bits_with_any_threads("rms_norm", &[matrix.clone(), vec![n]], |x| {
         rms_norm(&x[0], &x[1], 1e-5)
     });
-    same_bits_with_any_threads("cross_entropy", &[matrix.clone()], |x| {
+    same_bits_with_any_threads("cross_entropy", std::slice::from_ref(&matrix), |x| {
         loss(&x[0], 0.1, true, 8)
     });
-    same_bits_with_any_threads("dropout", &[matrix.clone()], |x| {
+    same_bits_with_any_threads("dropout", std::slice::from_ref(&matrix), |x| {
         dropout(&x[0], 0.3, &ctx, "here")
     });
-    same_bits_with_any_threads("gelu", &[matrix.clone()], |x| x[0].gelu());
-    same_bits_with_any_threads("sums", &[matrix.clone()], |x| {
+    same_bits_with_any_threads("gelu", std::slice::from_ref(&matrix), |x| x[0].gelu());
+    same_bits_with_any_threads("sums", std::slice::from_ref(&matrix), |x| {
         x[0].square()?.sum(0)?.add(&x[0].sum_all()?)
     });
     same_bits_with_any_threads("transposition", &[matrix], |x| x[0].t());

@@ -4,7 +4,6 @@ use crate::cpu::{select, threads};
 use crate::device::{Backend, Distribution, Gemm, Map, Reduce, Storage};
 use crate::dtype::{DType, Element, from_bytes, with_dtype};
 use crate::error::{Error, Result};
-use crate::layout::{Dims, Layout};
 use crate::pool::PoolBuf;
 use crate::random::RandomKey;
 use crate::tensor::Tensor;
@@ -15,7 +14,7 @@ pub(crate) mod product;
 mod reduce;
 mod walk;
 
-use walk::{GRAIN, Walk};
+use walk::GRAIN;
 
 /// The CPU.
 pub struct Cpu;
