@@ -168,7 +168,7 @@ fn wmma() {
 #[test]
 fn histogram() {
     let d = device();
-    let x: Vec<u8> = (0..10_000u32).map(|i| (i * i >> 3) as u8).collect();
+    let x: Vec<u8> = (0..10_000u32).map(|i| ((i * i) >> 3) as u8).collect();
     let (dx, bins) = (d.upload(&x), d.upload(&[0u32; 256]));
     d.launch(
         "histogram",
@@ -244,11 +244,11 @@ fn slow_paths_switches_local_arrays() {
         };
         let want = sum
             + i.leading_zeros() as i32
-            + i.reverse_bits() % 3
+            + (i.cast_unsigned().reverse_bits() % 3) as i32
             + first
             + dot
             + 3
-            + (i64::from(i) * 1_000_003 >> 7) as i32;
+            + ((i64::from(i) * 1_000_003) >> 7) as i32;
         assert_eq!(w[i as usize], want, "{i}");
     }
     let (counter, _) = d.loaded.global("counter").unwrap();

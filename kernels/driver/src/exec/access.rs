@@ -11,7 +11,7 @@ use super::lanes::{Lanes, WARP};
 use super::op::{Access, Address, Base, Pc};
 use super::shadow::{Actor, Conflict};
 use super::warp::Warp;
-use crate::memory::{INITIALISED, LOWEST_BASE, MemoryError};
+use crate::memory::{ALLOCATED, INITIALISED, LOWEST_BASE, MemoryError};
 use crate::ptx::Space;
 
 /// Windows of the generic address space: `cvta` adds them.
@@ -44,6 +44,7 @@ pub fn window(space: Space) -> u64 {
 /// Memory as bytes: `len` of them from device address `origin` on.
 #[derive(Clone, Copy)]
 pub struct Region {
+    pub space: Space,
     pub data: *mut u8,
     pub origin: u64,
     pub len: u64,
@@ -108,23 +109,29 @@ fn all_equal(a: &Addresses) -> bool {
 impl Block<'_> {
     /// The memory behind a space other than local.
     pub fn region(&mut self, space: Space) -> Region {
-        match space {
-            Space::Shared => Region {
-                data: self.shared.as_mut_ptr().cast(),
-                origin: 0,
-                len: self.launch.shared_bytes.into(),
-            },
+        let (data, origin, len) = match space {
+            Space::Shared => (
+                self.shared.as_mut_ptr().cast(),
+                0,
+                self.launch.shared_bytes.into(),
+            ),
             // Never written: stores to parameters are refused when decoding.
-            Space::Param => Region {
-                data: self.launch.params.as_ptr().cast_mut(),
-                origin: 0,
-                len: self.launch.params.len() as u64,
-            },
-            _ => Region {
-                data: self.launch.view.data,
-                origin: self.launch.view.base,
-                len: self.launch.view.len,
-            },
+            Space::Param => (
+                self.launch.params.as_ptr().cast_mut(),
+                0,
+                self.launch.params.len() as u64,
+            ),
+            _ => (
+                self.launch.view.data,
+                self.launch.view.base,
+                self.launch.view.len,
+            ),
+        };
+        Region {
+            space,
+            data,
+            origin,
+            len,
         }
     }
 
@@ -182,7 +189,7 @@ impl Block<'_> {
             if mask == !0
                 && let Some(bulk) = access.bulk
                 && in_a_row(a, size)
-                && a[0] % size == 0
+                && a[0].is_multiple_of(size)
                 && let Some(p) = region.at(a[0], size * WARP as u64)
             {
                 let regs = access
@@ -193,7 +200,8 @@ impl Block<'_> {
                 done = true;
             }
             if !done && all_equal(a) {
-                let p = block.element(warp, space, region, a[0], size, pc, mask)?;
+                let p =
+                    block.element(warp, region, a[0], size, pc, mask.trailing_zeros() as usize)?;
                 for part in 0..access.count as usize {
                     // SAFETY: `element` checked all parts.
                     let bits = unsafe { read(p.add(part * access.bytes as usize), access) };
@@ -207,7 +215,7 @@ impl Block<'_> {
                 }
             } else if !done {
                 for l in lanes(mask) {
-                    let p = block.element(warp, space, region, a[l], size, pc, 1 << l)?;
+                    let p = block.element(warp, region, a[l], size, pc, l)?;
                     for part in 0..access.count as usize {
                         // SAFETY: as above.
                         let bits = unsafe { read(p.add(part * access.bytes as usize), access) };
@@ -262,7 +270,7 @@ impl Block<'_> {
             if mask == !0
                 && let Some(bulk) = access.bulk
                 && in_a_row(a, size)
-                && a[0] % size == 0
+                && a[0].is_multiple_of(size)
                 && let Some(p) = region.at(a[0], size * WARP as u64)
             {
                 let regs = access
@@ -273,7 +281,7 @@ impl Block<'_> {
                 return Ok(());
             }
             for l in lanes(mask) {
-                let p = block.element(warp, space, region, a[l], size, pc, 1 << l)?;
+                let p = block.element(warp, region, a[l], size, pc, l)?;
                 for part in 0..access.count as usize {
                     let bits = warp.get(access.regs[part], l, access.register == 8);
                     // SAFETY: `element` checked all parts.
@@ -300,7 +308,7 @@ impl Block<'_> {
             && access.register == 4
             && mask == !0
             && all_equal(a)
-            && a[0] % size == 0
+            && a[0].is_multiple_of(size)
         {
             let row = (a[0] / 4) as usize;
             if row + access.count as usize <= warp.frame.len() {
@@ -318,8 +326,8 @@ impl Block<'_> {
             }
         }
         for l in lanes(mask) {
-            if a[l] % size != 0 || a[l] + size > warp.frame.len() as u64 * 4 {
-                let kind = if a[l] % size != 0 {
+            if !a[l].is_multiple_of(size) || a[l] + size > warp.frame.len() as u64 * 4 {
+                let kind = if !a[l].is_multiple_of(size) {
                     FaultKind::Misaligned
                 } else {
                     FaultKind::OutOfBounds
@@ -361,27 +369,19 @@ impl Block<'_> {
         Ok(())
     }
 
-    /// The host address of an element that the lanes of `mask` access.
+    /// The host address of an element that a lane accesses.
     pub fn element(
         &self,
         warp: &Warp,
-        space: Space,
         region: Region,
         address: u64,
         bytes: u64,
         pc: Pc,
-        mask: u32,
+        lane: usize,
     ) -> Result<*mut u8, Fail> {
         match region.at(address, bytes) {
             Some(p) if address.is_multiple_of(bytes) => Ok(p),
-            _ => Err(self.access_fault(
-                warp,
-                space,
-                address,
-                bytes,
-                pc,
-                mask.trailing_zeros() as usize,
-            )),
+            _ => Err(self.access_fault(warp, region.space, address, bytes, pc, lane)),
         }
     }
 
@@ -481,6 +481,8 @@ impl Block<'_> {
                 let mut valid = 0;
                 for l in lanes(mask) {
                     let shadow = self.shadow(warp, a[l], bytes, pc, l)?;
+                    // SAFETY: `shadow` returned the bytes of an allocated element.
+                    let shadow = unsafe { &*shadow };
                     valid |= u32::from(shadow.iter().all(|&s| s & INITIALISED != 0)) << l;
                 }
                 Ok(valid)
@@ -493,6 +495,7 @@ impl Block<'_> {
     fn shadow_all(&self, address: u64, bytes: u64) -> bool {
         let view = &self.launch.view;
         let shadow = Region {
+            space: Space::Global,
             data: view.shadow,
             origin: view.base,
             len: view.len,
@@ -506,7 +509,7 @@ impl Block<'_> {
             .fold(true, |all, &s| all & (s == 3))
     }
 
-    /// The shadow of an allocated element; aligned accesses never straddle allocations.
+    /// The shadow of an allocated element, a byte for each of its bytes; aligned accesses never straddle allocations.
     fn shadow(
         &self,
         warp: &Warp,
@@ -514,9 +517,10 @@ impl Block<'_> {
         bytes: u64,
         pc: Pc,
         lane: usize,
-    ) -> Result<&mut [u8], Fail> {
+    ) -> Result<*mut [u8], Fail> {
         let view = &self.launch.view;
         let shadow = Region {
+            space: Space::Global,
             data: view.shadow,
             origin: view.base,
             len: view.len,
@@ -524,9 +528,9 @@ impl Block<'_> {
         if let Some(p) = shadow.at(address, bytes)
             && address.is_multiple_of(bytes)
         {
-            // SAFETY: as above; shadow bytes are only touched by the threads that touch the data.
-            let bytes = unsafe { std::slice::from_raw_parts_mut(p, bytes as usize) };
-            if bytes.iter().all(|&s| s & crate::memory::ALLOCATED != 0) {
+            let bytes = std::ptr::slice_from_raw_parts_mut(p, bytes as usize);
+            // SAFETY: the shadow has a byte for every byte of the region.
+            if unsafe { &*bytes }.iter().all(|&s| s & ALLOCATED != 0) {
                 return Ok(bytes);
             }
         }
@@ -548,7 +552,7 @@ impl Block<'_> {
             .fold(!0, |all, &r| all & warp.valid[r as usize]);
         if space == Space::Shared {
             for l in lanes(mask) {
-                let same = self.shared_same(warp, access, a[l], l);
+                let same = self.stores_the_same(warp, access, a, l, mask);
                 self.shared_write(warp, l, a[l], bytes, known >> l & 1 != 0, same, pc, false)?;
             }
             return Ok(());
@@ -589,24 +593,37 @@ impl Block<'_> {
             return Ok(());
         }
         for l in lanes(mask) {
-            self.shadow(warp, a[l], bytes, pc, l)?
+            let shadow = self.shadow(warp, a[l], bytes, pc, l)?;
+            // SAFETY: as above; only the threads that touch the data touch its shadow.
+            unsafe { &mut *shadow }
                 .iter_mut()
                 .for_each(|s| *s |= INITIALISED);
         }
         Ok(())
     }
 
-    /// The bytes in shared memory are those that the lane stores.
-    fn shared_same(&mut self, warp: &Warp, access: &Access, address: u64, lane: usize) -> bool {
+    /// The lane stores what is there already, or what a lane before it stores there by the same instruction.
+    fn stores_the_same(
+        &mut self,
+        warp: &Warp,
+        access: &Access,
+        a: &Addresses,
+        lane: usize,
+        mask: u32,
+    ) -> bool {
+        let bits = |l: usize, part: usize| warp.get(access.regs[part], l, access.register == 8);
+        let mut parts = 0..access.count as usize;
+        if let Some(before) = lanes(mask & ((1 << lane) - 1)).find(|&l| a[l] == a[lane]) {
+            return parts.all(|part| bits(before, part) == bits(lane, part));
+        }
         let region = self.region(Space::Shared);
-        let Some(p) = region.at(address, u64::from(access.bytes * access.count)) else {
+        let Some(p) = region.at(a[lane], u64::from(access.bytes * access.count)) else {
             return false;
         };
-        (0..access.count as usize).all(|part| {
-            let bits = warp.get(access.regs[part], lane, access.register == 8);
+        parts.all(|part| {
             // SAFETY: the region holds all parts.
             let old = unsafe { read_bytes(p.add(part * access.bytes as usize), access.bytes) };
-            old == bits & u64::MAX >> (64 - 8 * access.bytes)
+            old == bits(lane, part) & u64::MAX >> (64 - 8 * access.bytes)
         })
     }
 

@@ -36,7 +36,7 @@ impl Block<'_> {
             let mut data = [0; 16];
             let mut valid = u16::MAX;
             if read > 0 {
-                let p = self.element(warp, Space::Global, global, from[l], bytes, pc, 1 << l);
+                let p = self.element(warp, global, from[l], bytes, pc, l);
                 // With fewer bytes read than copied, only those must exist.
                 let p = match global.at(from[l], read.into()) {
                     Some(p) if from[l].is_multiple_of(bytes) => p,
@@ -58,7 +58,7 @@ impl Block<'_> {
                     }
                 }
             }
-            let target = self.element(warp, Space::Shared, shared, to[l], bytes, pc, 1 << l)?;
+            let target = self.element(warp, shared, to[l], bytes, pc, l)?;
             if CHECK {
                 let at = to[l] as usize;
                 self.shadow.set_pending(at, copy.bytes as usize, true);

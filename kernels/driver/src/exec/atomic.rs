@@ -109,7 +109,7 @@ impl Block<'_> {
             }
             let region = block.region(space);
             for l in lanes(mask) {
-                let p = block.element(warp, space, region, a[l], bytes, pc, 1 << l)?;
+                let p = block.element(warp, region, a[l], bytes, pc, l)?;
                 let (x, y) = (warp.get(atomic.a, l, wide), warp.get(atomic.b, l, wide));
                 // SAFETY: `element` checked bounds and alignment, and regions are aligned.
                 let old = unsafe { atomic.update.apply(p, atomic.bytes, x, y) };

@@ -12,6 +12,8 @@ use super::{FaultKind, step};
 
 /// A warp that does not wait hands over after so many instructions, so that warps may wait for one another's stores.
 const QUANTUM: u64 = 10_000;
+/// Under checks warps keep nearly in step, so that data used without a barrier are there, and found to be a race.
+const CHECKED_QUANTUM: u64 = 8;
 /// Barriers of a block.
 pub const BARRIERS: usize = 16;
 
@@ -177,12 +179,13 @@ impl<'a> Block<'a> {
             (false, true) => step::run::<false, true>,
             (true, _) => step::run::<true, true>,
         };
+        let quantum = if checked { CHECKED_QUANTUM } else { QUANTUM };
         loop {
             let (mut progressed, mut left) = (false, false);
             for warp in &mut *warps {
                 let before = warp.executed;
                 // SAFETY: the warp was made for this block's program.
-                let stop = unsafe { run(self, warp, QUANTUM) }?;
+                let stop = unsafe { run(self, warp, quantum) }?;
                 progressed |= warp.executed != before || stop == Stop::Pause;
                 left |= warp.alive != 0;
             }

@@ -5,10 +5,15 @@ pub const NAN: u32 = 0x7fff_ffff;
 /// The NaN that f16 and bf16 instructions return.
 pub const NAN16: u16 = 0x7fff;
 
-/// Replaces every NaN by the canonical one.
+/// Replaces every NaN by the canonical one. On the bits, since a compiler may take one NaN for another.
 #[inline(always)]
 pub fn canonical(x: f32) -> f32 {
-    if x.is_nan() { f32::from_bits(NAN) } else { x }
+    let bits = x.to_bits();
+    f32::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 {
+        NAN
+    } else {
+        bits
+    })
 }
 
 /// Exact.

@@ -4,7 +4,7 @@
 //! instruction computes is a closure over one lane's values; [`Isa`] turns it into a function over all lanes, of
 //! which the compiler makes vector code once per instruction set.
 
-use std::mem::MaybeUninit;
+use std::ptr::NonNull;
 
 /// Lanes of a warp.
 pub const WARP: usize = 32;
@@ -109,8 +109,8 @@ impl Isa {
 #[inline(always)]
 fn conjure<F: Copy>() -> F {
     const { assert!(size_of::<F>() == 0, "the closure captures something") };
-    // SAFETY: F has no bytes to initialise, and whoever names it has a value of it (`Isa`'s methods take one).
-    unsafe { MaybeUninit::<F>::uninit().assume_init() }
+    // SAFETY: F has no bytes to read, and whoever names it has a value of it (`Isa`'s methods take one).
+    unsafe { NonNull::<F>::dangling().read() }
 }
 
 /// Makes, for a body generic over a closure's types, one function per instruction set and the method that chooses.

@@ -60,7 +60,7 @@ impl Block<'_> {
             let mut valid = [[true; 4]; 8];
             for (row, words) in words.iter_mut().enumerate() {
                 let lane = 8 * m + row;
-                let p = self.element(warp, Space::Shared, region, a[lane], ROW, pc, 1 << lane)?;
+                let p = self.element(warp, region, a[lane], ROW, pc, lane)?;
                 // SAFETY: `element` checked 16 bytes at a 16-byte boundary.
                 *words = unsafe { p.cast::<[u32; 4]>().read_unaligned() };
                 if CHECK {
@@ -124,7 +124,7 @@ impl Block<'_> {
             };
             for row in 0..8 {
                 let lane = 8 * m + row;
-                let p = self.element(warp, Space::Shared, region, a[lane], ROW, pc, 1 << lane)?;
+                let p = self.element(warp, region, a[lane], ROW, pc, lane)?;
                 for column in 0..8 {
                     let (from, half) = place(row, column);
                     let value = (source[from] >> (16 * half)) as u16;

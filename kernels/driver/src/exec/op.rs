@@ -12,7 +12,7 @@ pub type Pc = u32;
 
 /// The predicate that is always true.
 pub const TRUE: Pred = 0;
-/// A predicate that is written and never read.
+/// A predicate that is written and never read; the program's own follow it.
 pub const SINK: Pred = 1;
 
 /// A predicate operand: its lanes are those of the register, exclusive-or `flip` (0 or all ones).

@@ -18,7 +18,7 @@ fn blend(target: &mut [u32; WARP], source: &[u32; WARP], mask: u32) {
 /// A mask whose bit i is bit i / 2 of the lower or upper half of `mask`: the 32-bit words of 64-bit lanes.
 fn spread(mask: u32, upper: bool) -> u32 {
     let half = if upper { mask >> 16 } else { mask & 0xffff };
-    (0..16).fold(0, |out, i| out | (half >> i & 1) * (3 << (2 * i)))
+    (0..16).fold(0, |out, i| out | ((half >> i & 1) * (3 << (2 * i))))
 }
 
 impl Warp {

@@ -103,7 +103,8 @@ impl Warp {
             children: 0,
             state: State::Ready,
         };
-        (self.splits.clear(), self.splits.push(root));
+        self.splits.clear();
+        self.splits.push(root);
         (self.current, self.alive, self.executed, self.carry) = (0, lanes, 0, 0);
         self.preds[super::op::TRUE as usize] = !0;
         if checked {

@@ -73,7 +73,7 @@ impl Block<'_> {
                     }
                     let region = block.region(space);
                     for l in lanes(mask) {
-                        let p = block.element(warp, space, region, a[l], bytes, pc, 1 << l)?;
+                        let p = block.element(warp, region, a[l], bytes, pc, l)?;
                         // SAFETY: `element` checked the bounds.
                         words[l] |= (unsafe { read_bytes(p, f.bytes) } as u32) << (16 * e);
                     }
@@ -125,7 +125,7 @@ impl Block<'_> {
                     }
                     let region = block.region(space);
                     for l in lanes(mask) {
-                        let p = block.element(warp, space, region, a[l], bytes, pc, 1 << l)?;
+                        let p = block.element(warp, region, a[l], bytes, pc, l)?;
                         let bits = warp.get32(f.regs[r], l) >> (16 * e);
                         // SAFETY: `element` checked the bounds.
                         unsafe { write(p, bits.into(), f.bytes) };

@@ -272,11 +272,11 @@ impl<'a> Parser<'a> {
 
     fn dimensions(&mut self) -> Result<[u32; 3], PtxError> {
         let mut out = [1; 3];
-        for i in 0..3 {
+        for (i, out) in out.iter_mut().enumerate() {
             if i > 0 && !self.eat(',') {
                 break;
             }
-            out[i] = u32::try_from(self.int()?)
+            *out = u32::try_from(self.int()?)
                 .map_err(|_| self.error("a block dimension of 32 bits"))?;
         }
         Ok(out)

@@ -430,7 +430,7 @@ fn test(isa: Isa, name: &str, ty: Type, ftz: bool) -> Option<Test> {
     match name {
         "eq" => ordered!(|a, b| a == b)
             .or(by_type!(isa, ty, test, [B16: u16, B32: u32, B64: u64], |a, b| a == b)),
-        "ne" if ty.is_float() => numbers!(|a, b| a < b || a > b),
+        "ne" if ty.is_float() => numbers!(|a, b| a != b && !a.is_nan() && !b.is_nan()),
         "ne" => by_type!(isa, ty, test,
             [B16: u16, B32: u32, B64: u64, U16: u16, S16: u16, U32: u32, S32: u32, U64: u64, S64: u64],
             |a, b| a != b),
@@ -442,7 +442,7 @@ fn test(isa: Isa, name: &str, ty: Type, ftz: bool) -> Option<Test> {
         "ls" => unsigned!(|a, b| a <= b),
         "hi" => unsigned!(|a, b| a > b),
         "hs" => unsigned!(|a, b| a >= b),
-        "equ" => numbers!(|a, b| !(a < b || a > b)),
+        "equ" => numbers!(|a, b| a == b || a.is_nan() || b.is_nan()),
         "neu" => numbers!(|a, b| a != b),
         "ltu" => numbers!(|a, b| a < b || a.is_nan() || b.is_nan()),
         "leu" => numbers!(|a, b| a <= b || a.is_nan() || b.is_nan()),

@@ -20,7 +20,7 @@ mod operands;
 use std::collections::HashMap;
 
 use super::lanes::{Isa, Map};
-use super::op::{Cond, Kind, Op, Part, Pc, Pred, SINK, Slot, TRUE};
+use super::op::{Cond, Kind, Op, Part, Pc, Pred, SINK, Slot};
 use super::program::{Info, Program, Special};
 use crate::counters::Class;
 use crate::ptx::{Function, Instruction, Module, PtxError};
@@ -50,7 +50,7 @@ pub fn program(
             info: Vec::new(),
             entry: 0,
             slots: 0,
-            preds: u32::from(SINK.max(TRUE)) + 1,
+            preds: u32::from(SINK) + 1,
             frame_words: 0,
             constants: Vec::new(),
             specials: Vec::new(),

@@ -1,0 +1,293 @@
+//! Faults planted into clean kernels: every check names its kind, the line and the thread; the clean kernel passes.
+
+mod common;
+
+use common::{Arg, Device, module};
+use deltaw_driver::exec::{Checks, Fault, FaultKind};
+
+/// Reads 64 floats into shared memory by asynchronous copies and writes them out reversed: a kernel with a guard, an
+/// asynchronous copy, a wait and a barrier. The line of a piece of text is where it stands in the module.
+const CLEAN: &str = "
+    .reg .pred %p; .reg .b32 %r<9>; .reg .f32 %f<3>; .reg .b64 %rd<7>;
+    .shared .align 16 .b8 buffer[256];
+    ld.param.u64 %rd1, [x]; ld.param.u64 %rd2, [y]; ld.param.u32 %r8, [n];
+    mov.u32 %r1, %tid.x;
+    mov.u32 %r2, buffer;
+    shl.b32 %r3, %r1, 2;
+    add.u32 %r4, %r2, %r3;
+    mul.wide.u32 %rd3, %r1, 4;
+    add.u64 %rd4, %rd1, %rd3;
+    cp.async.ca.shared.global [%r4], [%rd4], 4;
+    cp.async.commit_group;
+    cp.async.wait_group 0;
+    bar.sync 0;
+    sub.u32 %r5, 252, %r3;
+    add.u32 %r6, %r2, %r5;
+    ld.shared.f32 %f1, [%r6];
+    setp.ge.u32 %p, %r1, %r8;
+    @%p bra DONE;
+    add.u64 %rd5, %rd2, %rd3;
+    st.global.f32 [%rd5], %f1;
+DONE:
+    ret;";
+const PARAMS: &str = ".param .u64 x, .param .u64 y, .param .u32 n";
+
+fn run(body: &str) -> Result<Vec<f32>, Fault> {
+    let device = Device::new(&module(PARAMS, body));
+    let x: Vec<f32> = (0..64).map(|i| i as f32).collect();
+    // Only 60 of 64 results have room: the guard is needed.
+    let (dx, dy) = (device.upload(&x), device.alloc::<f32>(60));
+    device.launch("k", 1, 64, 0, &[Arg::U64(dx), Arg::U64(dy), Arg::U32(60)])?;
+    Ok(device.download(dy, 60))
+}
+
+fn line_of(body: &str, what: &str) -> u32 {
+    let text = module(PARAMS, body);
+    let at = text.find(what).expect("the text is in the module");
+    text[..at].matches('\n').count() as u32 + 1
+}
+
+/// Replaces a piece of the clean kernel, and expects a fault of this kind in the line of another piece.
+fn plant(piece: &str, replacement: &str, kind: FaultKind, at: &str) -> Fault {
+    assert!(CLEAN.contains(piece), "{piece} is not in the kernel");
+    let body = CLEAN.replacen(piece, replacement, 1);
+    let fault = run(&body).expect_err("the planted fault is found");
+    assert_eq!(
+        (fault.kind, fault.line),
+        (kind, line_of(&body, at)),
+        "{fault}"
+    );
+    assert_eq!((fault.kernel.as_str(), fault.block), ("k", [0; 3]));
+    fault
+}
+
+#[test]
+fn the_clean_kernel_passes() {
+    let y = run(CLEAN).unwrap();
+    assert!(y.iter().enumerate().all(|(i, &y)| y == 63.0 - i as f32));
+}
+
+#[test]
+fn a_dropped_barrier_is_a_race() {
+    let fault = plant("bar.sync 0;", "", FaultKind::Race, "ld.shared.f32 %f1");
+    assert!(fault.text.contains("wrote"), "{fault}");
+}
+
+#[test]
+fn a_dropped_wait_is_an_early_read() {
+    plant(
+        "cp.async.wait_group 0;",
+        "",
+        FaultKind::AsyncRead,
+        "ld.shared.f32 %f1",
+    );
+    plant(
+        "cp.async.wait_group 0;",
+        "cp.async.wait_group 1;",
+        FaultKind::AsyncRead,
+        "ld.shared.f32 %f1",
+    );
+}
+
+#[test]
+fn a_dropped_guard_is_out_of_bounds() {
+    let fault = plant("@%p bra DONE;", "", FaultKind::OutOfBounds, "st.global.f32");
+    assert_eq!(fault.thread, [60, 0, 0]);
+    assert!(
+        fault.text.contains("0 bytes past")
+            || fault.text.contains("past an allocation of 240 bytes"),
+        "{fault}"
+    );
+}
+
+#[test]
+fn a_shifted_address_is_misaligned_or_out_of_bounds() {
+    plant(
+        "st.global.f32 [%rd5]",
+        "st.global.f32 [%rd5+2]",
+        FaultKind::Misaligned,
+        "st.global.f32",
+    );
+    plant(
+        "ld.shared.f32 %f1, [%r6]",
+        "ld.shared.f32 %f1, [%r6+4]",
+        FaultKind::OutOfBounds,
+        "ld.shared.f32",
+    );
+    plant(
+        "[%rd4], 4;",
+        "[%rd4+4], 4;",
+        FaultKind::OutOfBounds,
+        "cp.async.ca",
+    );
+    plant(
+        "ld.param.u64 %rd2, [y];",
+        "mov.u64 %rd2, 0;",
+        FaultKind::OutOfBounds,
+        "st.global.f32",
+    );
+}
+
+#[test]
+fn uninitialised_data_is_found_where_it_is_used() {
+    // A value.
+    plant(
+        "st.global.f32 [%rd5], %f1;",
+        "st.global.f32 [%rd5], %f2;",
+        FaultKind::Uninitialised,
+        "st.global.f32",
+    );
+    // An address.
+    plant(
+        "add.u64 %rd5, %rd2, %rd3;",
+        "",
+        FaultKind::Uninitialised,
+        "st.global.f32",
+    );
+    // A branch.
+    plant(
+        "setp.ge.u32 %p, %r1, %r8;",
+        "",
+        FaultKind::Uninitialised,
+        "@%p bra DONE",
+    );
+    // Shared memory that nobody wrote reaches a store.
+    plant(
+        "cp.async.ca.shared.global [%r4], [%rd4], 4;",
+        "",
+        FaultKind::Uninitialised,
+        "st.global.f32",
+    );
+    // It may be read, and dropped.
+    let dropped = CLEAN.replace(
+        "st.global.f32 [%rd5], %f1;",
+        "st.global.f32 [%rd5], 0f00000000;",
+    );
+    let dropped = dropped.replace("cp.async.ca.shared.global [%r4], [%rd4], 4;", "");
+    assert!(run(&dropped).is_ok());
+}
+
+#[test]
+fn barriers_that_not_all_reach() {
+    // A part of a warp.
+    let some = "setp.lt.u32 %p, %r1, 40; @%p bar.sync 0;";
+    let fault = plant(
+        "bar.sync 0;",
+        some,
+        FaultKind::BarrierDivergence,
+        "setp.lt.u32 %p, %r1, 40",
+    );
+    assert!(fault.text.contains("8 of 32 threads"), "{fault}");
+    // A whole warp waits for one that waits elsewhere.
+    let elsewhere = "setp.lt.u32 %p, %r1, 32; @%p bar.sync 0;\n @!%p bar.sync 1;";
+    let fault = plant(
+        "bar.sync 0;",
+        elsewhere,
+        FaultKind::BarrierDivergence,
+        "setp.lt.u32 %p, %r1, 32",
+    );
+    assert!(fault.text.contains("never completed"), "{fault}");
+}
+
+#[test]
+fn lanes_that_a_mask_names_wrongly() {
+    let absent = "setp.lt.u32 %p, %r1, 16; @%p shfl.sync.idx.b32 %r7, %r1, 0, 31, 0xffffffff;";
+    plant(
+        "bar.sync 0;",
+        absent,
+        FaultKind::LaneMask,
+        "setp.lt.u32 %p, %r1, 16",
+    );
+    let unnamed = "shfl.sync.idx.b32 %r7, %r1, 0, 31, 0x0000ffff;";
+    plant("bar.sync 0;", unnamed, FaultKind::LaneMask, "shfl.sync");
+}
+
+#[test]
+fn freed_memory_is_named() {
+    let device = Device::new(&module(PARAMS, CLEAN));
+    let (dx, dy) = (device.upload(&[0f32; 64]), device.alloc::<f32>(64));
+    device.memory.free(dx).unwrap();
+    let fault = device
+        .launch("k", 1, 64, 0, &[Arg::U64(dx), Arg::U64(dy), Arg::U32(60)])
+        .unwrap_err();
+    assert_eq!(
+        (fault.kind, fault.address),
+        (FaultKind::UseAfterFree, Some(dx)),
+        "{fault}"
+    );
+}
+
+#[test]
+fn endless_loops_and_impossible_launches_stop() {
+    let device = Device::new(&module("", "LOOP: bra LOOP;"));
+    for checks in [Checks::NONE, Checks::ALL] {
+        let fault = device
+            .launch_with("k", [3, 1, 1], [64, 1, 1], 0, &[], &checks, 100_000)
+            .unwrap_err();
+        assert_eq!(
+            (fault.kind, fault.block),
+            (FaultKind::InstructionLimit, [0; 3])
+        );
+    }
+    let launch = |grid, block, shared| {
+        device
+            .launch_with("k", grid, block, shared, &[], &Checks::NONE, 10)
+            .unwrap_err()
+    };
+    for fault in [
+        launch([0, 1, 1], [1, 1, 1], 0),
+        launch([1, 1, 1], [1025, 1, 1], 0),
+        launch([1, 1, 1], [1, 1, 1], 1 << 20),
+    ] {
+        assert_eq!(fault.kind, FaultKind::InvalidLaunch);
+    }
+}
+
+#[test]
+fn without_checks_memory_is_still_kept() {
+    let wild = "
+    .reg .b64 %rd<3>; .reg .f32 %f1;
+    mov.u64 %rd1, 0x123456789abc;
+    st.global.f32 [%rd1], 0f3F800000;
+    ret;";
+    let device = Device::new(&module("", wild));
+    let fault = device
+        .launch_with("k", [1, 1, 1], [32, 1, 1], 0, &[], &Checks::NONE, 100)
+        .unwrap_err();
+    assert_eq!(fault.kind, FaultKind::OutOfBounds);
+}
+
+/// Lanes of one warp that exchange data through shared memory need `bar.warp.sync`; all lanes may store one value.
+#[test]
+fn races_inside_a_warp() {
+    let body = |sync: &str| {
+        format!(
+            "
+    .reg .b32 %r<6>; .reg .b64 %rd<4>; .shared .align 4 .b32 buffer[33];
+    ld.param.u64 %rd1, [x];
+    mov.u32 %r1, %tid.x; shl.b32 %r2, %r1, 2; mov.u32 %r3, buffer; add.u32 %r3, %r3, %r2;
+    st.shared.u32 [%r3], %r1;
+    st.shared.u32 [buffer+128], 7;
+    {sync}
+    ld.shared.u32 %r4, [buffer];
+    ld.shared.u32 %r5, [buffer+128];
+    add.u32 %r4, %r4, %r5;
+    mul.wide.u32 %rd2, %r1, 4; add.u64 %rd1, %rd1, %rd2; st.global.u32 [%rd1], %r4;
+    ret;"
+        )
+    };
+    let run = |sync| {
+        let device = Device::new(&module(".param .u64 x", &body(sync)));
+        let out = device.alloc::<u32>(32);
+        device
+            .launch("k", 1, 32, 0, &[Arg::U64(out)])
+            .map(|_| device.download::<u32>(out, 32))
+    };
+    assert_eq!(run("bar.warp.sync 0xffffffff;").unwrap(), vec![7; 32]);
+    let fault = run("").unwrap_err();
+    assert_eq!(
+        (fault.kind, fault.thread),
+        (FaultKind::Race, [1, 0, 0]),
+        "{fault}"
+    );
+}
