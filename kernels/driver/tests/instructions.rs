@@ -635,7 +635,7 @@ fn comparisons() {
     for (name, want) in [
         ("lt", (|a, b| a < b) as fn(f32, f32) -> bool),
         ("ge", |a, b| a >= b),
-        ("ne", |a, b| a != b),
+        ("ne", |a, b| a != b && !a.is_nan() && !b.is_nan()),
         ("neu", |a, b| a != b),
         ("equ", |a, b| a == b || a.is_nan() || b.is_nan()),
         ("gtu", |a, b| a > b || a.is_nan() || b.is_nan()),

@@ -67,10 +67,18 @@ fn the_clean_kernel_passes() {
     assert!(y.iter().enumerate().all(|(i, &y)| y == 63.0 - i as f32));
 }
 
+/// Whichever of the two accesses comes second is at fault; the report names the other one's line too.
 #[test]
 fn a_dropped_barrier_is_a_race() {
-    let fault = plant("bar.sync 0;", "", FaultKind::Race, "ld.shared.f32 %f1");
-    assert!(fault.text.contains("wrote"), "{fault}");
+    let body = CLEAN.replace("bar.sync 0;", "");
+    let fault = run(&body).expect_err("the planted fault is found");
+    let [copy, read] = ["cp.async.ca", "ld.shared.f32 %f1"].map(|what| line_of(&body, what));
+    let other = if fault.line == copy { read } else { copy };
+    assert_eq!(fault.kind, FaultKind::Race, "{fault}");
+    assert!(
+        [copy, read].contains(&fault.line) && fault.text.contains(&format!("line {other},")),
+        "{fault}"
+    );
 }
 
 #[test]

@@ -84,6 +84,26 @@ impl Warp {
         }
     }
 
+    /// Lane 0's address if lane i's is `bytes` times i farther on, without working out the others.
+    fn row_start(&self, address: &Address, bytes: u32) -> Option<u64> {
+        let offset = address.offset as u64;
+        match address.base {
+            Base::None => None,
+            Base::Narrow(slot) => {
+                let words = &self.regs[slot as usize].0;
+                let off = (0..WARP).fold(0, |all, i| {
+                    all | (words[i].wrapping_sub(words[0]) ^ (i as u32 * bytes))
+                });
+                (off == 0).then(|| u64::from(words[0].wrapping_add(offset as u32)))
+            }
+            Base::Wide(slot) => {
+                // SAFETY: a wide slot is two `Lanes` in a row, 32 times 64 bits.
+                let words = unsafe { &*self.regs.as_ptr().add(slot as usize).cast::<Addresses>() };
+                in_a_row(words, bytes.into()).then(|| words[0].wrapping_add(offset))
+            }
+        }
+    }
+
     /// Lanes whose address is initialised.
     fn addresses_valid(&self, address: &Address) -> u32 {
         match address.base {
@@ -93,13 +113,13 @@ impl Warp {
     }
 }
 
-/// The element size if lane i's address is lane 0's plus i elements.
+/// Lane i's address is lane 0's plus i elements.
 fn in_a_row(a: &Addresses, bytes: u64) -> bool {
-    let mut off = 0;
-    for (i, &x) in a.iter().enumerate() {
-        off |= x.wrapping_sub(a[0]) ^ (i as u64 * bytes);
-    }
-    off == 0
+    let offsets = a
+        .iter()
+        .enumerate()
+        .map(|(i, &x)| x.wrapping_sub(a[0]) ^ (i as u64 * bytes));
+    offsets.fold(0, |all, off| all | off) == 0
 }
 
 fn all_equal(a: &Addresses) -> bool {
@@ -161,6 +181,30 @@ impl Block<'_> {
         Ok(())
     }
 
+    /// Moves all lanes' elements if they lie in a row in a space that is known: the common case, without more ado.
+    fn move_row(&mut self, warp: &mut Warp, access: &Access) -> bool {
+        let size = access.bytes * access.count;
+        let (Some(bulk), Space::Global | Space::Shared) = (access.bulk, access.address.space)
+        else {
+            return false;
+        };
+        let Some(start) = warp.row_start(&access.address, size) else {
+            return false;
+        };
+        let region = self.region(access.address.space);
+        match region.at(start, u64::from(size) * WARP as u64) {
+            Some(p) if start.is_multiple_of(size.into()) => {
+                let regs = access
+                    .regs
+                    .map(|r| warp.regs.as_mut_ptr().wrapping_add(r as usize));
+                // SAFETY: the region holds the 32 elements, and the slots have the width that `bulk` was made for.
+                unsafe { bulk(p, &regs) };
+                true
+            }
+            _ => false,
+        }
+    }
+
     pub fn load<const CHECK: bool, const COUNT: bool>(
         &mut self,
         warp: &mut Warp,
@@ -168,6 +212,9 @@ impl Block<'_> {
         pc: Pc,
         mask: u32,
     ) -> Result<(), Fail> {
+        if !CHECK && !COUNT && mask == !0 && self.move_row(warp, access) {
+            return Ok(());
+        }
         if CHECK {
             self.check_address(warp, &access.address, pc, mask)?;
         }
@@ -239,6 +286,9 @@ impl Block<'_> {
         pc: Pc,
         mask: u32,
     ) -> Result<(), Fail> {
+        if !CHECK && !COUNT && mask == !0 && self.move_row(warp, access) {
+            return Ok(());
+        }
         if CHECK {
             self.check_address(warp, &access.address, pc, mask)?;
         }
@@ -713,11 +763,9 @@ impl Block<'_> {
         let name = &self.program.info[pc as usize].name;
         let thread = self.thread(u32::from(other.thread) / 32, usize::from(other.thread) % 32);
         let did = if other.wrote { "wrote" } else { "read" };
-        let line = other.pc.map_or(String::new(), |pc| {
-            format!(" in line {}", self.program.info[pc as usize].line)
-        });
+        let line = self.program.info[other.pc as usize].line;
         let text = format!(
-            "{name} {verb} shared address {address:#x}, which thread {thread:?} {did}{line}, with no barrier between"
+            "{name} {verb} shared address {address:#x}, which thread {thread:?} {did} in line {line}, with no barrier between"
         );
         self.fail(FaultKind::Race, pc, warp.id, lane, Some(address), text)
     }
@@ -725,45 +773,79 @@ impl Block<'_> {
     /// Traffic of a request, in the units of [`crate::counters::Traffic`].
     pub fn count(&mut self, space: Space, a: &Addresses, mask: u32, bytes: u64) {
         let asked = u64::from(mask.count_ones()) * bytes;
-        match space {
-            Space::Global => {
-                let mut sectors: Vec<u64> = lanes(mask).map(|l| a[l] / 32).collect();
-                sectors.sort_unstable();
-                sectors.dedup();
-                let mut starts: Vec<u64> = lanes(mask).map(|l| a[l]).collect();
-                starts.sort_unstable();
-                starts.dedup();
-                let traffic = &mut self.tally.global;
-                traffic.requests += 1;
-                traffic.units += sectors.len() as u64;
-                traffic.ideal_units += (starts.len() as u64 * bytes).div_ceil(32);
-                traffic.bytes += asked;
+        let row = mask == !0 && in_a_row(a, bytes);
+        let (traffic, (units, ideal)) = match space {
+            Space::Global if row => {
+                let sectors = (a[31] + bytes - 1) / 32 - a[0] / 32 + 1;
+                (&mut self.tally.global, (sectors, asked.div_ceil(32)))
             }
-            Space::Shared => {
-                // 128 bytes a pass: half a warp at a time for 8-byte elements, a quarter for 16.
-                let phase = WARP / (bytes as usize / 4).clamp(1, 4);
-                let (mut passes, mut ideal) = (0, 0);
-                for first in (0..WARP).step_by(phase) {
-                    let mut words: Vec<u64> = (first..first + phase)
-                        .filter(|&l| mask >> l & 1 != 0)
-                        .flat_map(|l| a[l] / 4..(a[l] + bytes).div_ceil(4))
-                        .collect();
-                    words.sort_unstable();
-                    words.dedup();
-                    let mut banks = [0u64; 32];
-                    words.iter().for_each(|w| banks[(w % 32) as usize] += 1);
-                    passes += banks.into_iter().max().unwrap_or(0);
-                    ideal += (words.len() as u64).div_ceil(32);
-                }
-                let traffic = &mut self.tally.shared;
-                traffic.requests += 1;
-                traffic.units += passes;
-                traffic.ideal_units += ideal;
-                traffic.bytes += asked;
+            Space::Global => (&mut self.tally.global, sectors(a, mask, bytes)),
+            Space::Shared if row && a[0].is_multiple_of(bytes.max(4)) => {
+                let passes = asked.div_ceil(128);
+                (&mut self.tally.shared, (passes, passes))
             }
-            _ => {}
+            Space::Shared if all_equal(a) => {
+                let passes = (WARP / phase(bytes)) as u64;
+                (&mut self.tally.shared, (passes, passes))
+            }
+            Space::Shared => (&mut self.tally.shared, passes(a, mask, bytes)),
+            _ => return,
+        };
+        traffic.requests += 1;
+        traffic.units += units;
+        traffic.ideal_units += ideal;
+        traffic.bytes += asked;
+    }
+}
+
+/// 32-byte sectors touched, and the fewest for as many different elements.
+fn sectors(a: &Addresses, mask: u32, bytes: u64) -> (u64, u64) {
+    let mut sorted = *a;
+    let n = lanes(mask)
+        .enumerate()
+        .map(|(n, l)| sorted[n] = a[l])
+        .count();
+    let sorted = &mut sorted[..n];
+    sorted.sort_unstable();
+    let (mut touched, mut elements, mut last) = (0, 0, None);
+    for &address in sorted.iter() {
+        if last != Some(address) {
+            elements += 1;
+            touched += u64::from(last.is_none_or(|l: u64| l / 32 != address / 32));
+            last = Some(address);
         }
     }
+    (touched, (elements * bytes).div_ceil(32))
+}
+
+/// Lanes that a pass over the banks serves at most: 128 bytes' worth.
+fn phase(bytes: u64) -> usize {
+    WARP / (bytes as usize / 4).clamp(1, 4)
+}
+
+/// Passes over the 32 banks of 4 bytes, and the fewest for as many different words.
+fn passes(a: &Addresses, mask: u32, bytes: u64) -> (u64, u64) {
+    let (mut passes, mut ideal) = (0, 0);
+    let phase = phase(bytes);
+    for first in (0..WARP).step_by(phase) {
+        // At most 32 words a phase, of which equal ones are served together.
+        let (mut words, mut n) = ([0; WARP], 0);
+        for l in (first..first + phase).filter(|&l| mask >> l & 1 != 0) {
+            for word in a[l] / 4..(a[l] + bytes).div_ceil(4) {
+                if n < WARP && !words[..n].contains(&word) {
+                    words[n] = word;
+                    n += 1;
+                }
+            }
+        }
+        let mut banks = [0; 32];
+        words[..n]
+            .iter()
+            .for_each(|w| banks[(w % 32) as usize] += 1);
+        passes += banks.into_iter().max().unwrap_or(0);
+        ideal += (n as u64).div_ceil(32);
+    }
+    (passes, ideal)
 }
 
 /// Reads an element, extended to the register.

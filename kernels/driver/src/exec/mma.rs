@@ -22,7 +22,6 @@ use super::warp::Warp;
 /// Safety: the slots lie in the register file, as many as the product takes, and the host has the instruction set.
 pub type Product = unsafe fn(*mut Lanes, &Multiply);
 
-const M: usize = 16;
 const N: usize = 8;
 
 /// The elements of A and B.
@@ -176,37 +175,39 @@ unsafe fn tile<
     // SAFETY: the caller's promise for every slot.
     let words = |slot: Slot| unsafe { &(*regs.add(slot as usize)).0 };
     let width = 4 * A::PER_WORD;
-    let mut left = [[A::Sum::default(); K]; M];
-    let mut right = [[A::Sum::default(); N]; K];
-    for (r, &slot) in a.iter().take(2 * K / width).enumerate() {
-        for (lane, &word) in words(slot).iter().enumerate() {
-            for e in 0..A::PER_WORD {
-                left[lane / 4 + 8 * (r % 2)][lane % 4 * A::PER_WORD + e + width * (r / 2)] =
-                    A::get(word, e);
-            }
-        }
+    // A tile of A or of B's transpose lies row by row in its register.
+    let mut left = [[A::Sum::default(); 128]; 4];
+    for (tile, &slot) in left.iter_mut().zip(a).take(2 * K / width) {
+        unpack::<A>(words(slot), tile);
     }
+    let mut right = [[A::Sum::default(); N]; K];
     for (r, &slot) in b.iter().take(K / width).enumerate() {
-        for (lane, &word) in words(slot).iter().enumerate() {
-            for e in 0..B::PER_WORD {
-                right[lane % 4 * B::PER_WORD + e + width * r][lane / 4] = B::get(word, e);
+        let mut tile = [A::Sum::default(); 128];
+        unpack::<B>(words(slot), &mut tile);
+        for (k, right) in right[r * width..].iter_mut().take(width).enumerate() {
+            for (n, right) in right.iter_mut().enumerate() {
+                *right = tile[n * width + k];
             }
         }
     }
     let mut out = [[0; 32]; 4];
-    for (half, left) in left.chunks_exact(8).enumerate() {
-        let mut sum = [[A::Sum::default(); N]; 8];
+    for half in 0..2 {
         let first = half * C::REGISTERS;
         let [low, high] = [c[first], c[first + C::REGISTERS - 1]].map(words);
+        let mut sum = [[A::Sum::default(); N]; 8];
         for lane in 0..32 {
-            for i in 0..2 {
-                sum[lane / 4][lane % 4 * 2 + i] = C::get([low[lane], high[lane]], i);
-            }
+            let t = lane % 4 * 2;
+            sum[lane / 4][t] = C::get([low[lane], high[lane]], 0);
+            sum[lane / 4][t + 1] = C::get([low[lane], high[lane]], 1);
         }
-        for (k, right) in right.iter().enumerate() {
-            for (sum, left) in sum.iter_mut().zip(left) {
-                for (s, &r) in sum.iter_mut().zip(right) {
-                    *s = A::Sum::fma(left[k], r, *s);
+        for r in 0..K / width {
+            let left = &left[2 * r + half];
+            for (k, right) in right[r * width..].iter().take(width).enumerate() {
+                for (row, sum) in sum.iter_mut().enumerate() {
+                    let x = left[row * width + k];
+                    for (s, &y) in sum.iter_mut().zip(right) {
+                        *s = A::Sum::fma(x, y, *s);
+                    }
                 }
             }
         }
@@ -219,6 +220,16 @@ unsafe fn tile<
         }
     }
     out
+}
+
+/// The elements of a register's lanes in order.
+#[inline(always)]
+fn unpack<E: Element>(words: &Words, tile: &mut [E::Sum; 128]) {
+    for (lane, &word) in words.iter().enumerate() {
+        for e in 0..E::PER_WORD {
+            tile[lane * E::PER_WORD + e] = E::get(word, e);
+        }
+    }
 }
 
 /// The column tiles of a product: one for `mma`, two for `wmma`.

@@ -5,10 +5,11 @@
 //! of each one's own clock, as `bar.warp.sync` does. An access races with an earlier one of another thread if nothing
 //! orders them: the earlier one's warp was then at a step that this warp does not yet know to be over.
 
-/// A thread's access: step of its warp's clock, thread, whether atomic. The clock 0 is before everything.
+/// A thread's access: step of its warp's clock, thread, operation, whether atomic. The clock 0 is before everything.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stamp {
     clock: u32,
+    pc: u32,
     thread: u16,
     atomic: bool,
 }
@@ -18,8 +19,6 @@ struct Cell {
     write: Stamp,
     /// Two readers of different threads suffice: a writer is at most one of them.
     reads: [Stamp; 2],
-    /// The operation that wrote last.
-    pc: u32,
     valid: bool,
     /// Copies under way.
     pending: u16,
@@ -48,8 +47,8 @@ pub struct Actor<'a> {
 pub struct Conflict {
     pub thread: u16,
     pub wrote: bool,
-    /// The operation of an earlier write.
-    pub pc: Option<u32>,
+    /// Its operation.
+    pub pc: u32,
 }
 
 impl Actor<'_> {
@@ -57,6 +56,7 @@ impl Actor<'_> {
         let thread = (self.warp * 32) as u16 + self.lane as u16;
         Stamp {
             clock: self.clock[self.warp as usize],
+            pc: self.pc,
             thread,
             atomic: self.atomic,
         }
@@ -104,7 +104,7 @@ impl SharedShadow {
                 return Err(Conflict {
                     thread: cell.write.thread,
                     wrote: true,
-                    pc: Some(cell.pc),
+                    pc: cell.write.pc,
                 });
             }
             if cell.reads[0].thread != stamp.thread && cell.reads[0].clock != 0 {
@@ -128,23 +128,23 @@ impl SharedShadow {
         let stamp = actor.stamp();
         for cell in self.range(offset, bytes) {
             if actor.races {
-                let together = same && cell.pc == actor.pc;
+                let together = same && cell.write.pc == actor.pc;
                 if !together && actor.races_with(cell.write) {
                     return Err(Conflict {
                         thread: cell.write.thread,
                         wrote: true,
-                        pc: Some(cell.pc),
+                        pc: cell.write.pc,
                     });
                 }
                 if let Some(reader) = cell.reads.iter().find(|&&r| actor.races_with(r)) {
                     return Err(Conflict {
                         thread: reader.thread,
                         wrote: false,
-                        pc: None,
+                        pc: reader.pc,
                     });
                 }
             }
-            (cell.write, cell.pc, cell.valid) = (stamp, actor.pc, valid);
+            (cell.write, cell.valid) = (stamp, valid);
         }
         Ok(())
     }

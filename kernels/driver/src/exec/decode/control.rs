@@ -194,7 +194,7 @@ impl<'a> Decoder<'a> {
             regs: [slot; 4],
             register: bytes.max(2),
             signed: false,
-            bulk: bulk(self.isa, bytes, 1, bytes, load),
+            bulk: bulk(bytes, 1, bytes, load),
         });
         self.emit(if load {
             Kind::Load(access)

@@ -3,7 +3,7 @@
 use super::super::access::window;
 use super::super::atomic::Update;
 use super::super::float16::{bf16_to_f32, canonical, f16_to_f32, f32_to_bf16, f32_to_f16};
-use super::super::lanes::{Isa, Lanes, WARP};
+use super::super::lanes::{Lanes, WARP};
 use super::super::op::{Access, Atomic, Bulk, Cond, CopyAsync, Kind, Slot};
 use super::operands::is_wide;
 use super::{Decoder, Ins, Result};
@@ -116,7 +116,7 @@ impl<'a> Decoder<'a> {
             bulk: if ty.is_signed() && width != ty.bytes() {
                 None
             } else {
-                bulk(self.isa, ty.bytes(), count, width, load)
+                bulk(ty.bytes(), count, width, load)
             },
         });
         self.emit(if load {
@@ -273,8 +273,7 @@ impl<'a> Decoder<'a> {
 
 /// The function that moves 32 elements in a row, where there is one: the registers must have the elements' width, or
 /// hold 16-bit elements zero-extended.
-pub(super) fn bulk(isa: Isa, bytes: u32, count: u32, register: u32, load: bool) -> Option<Bulk> {
-    let _ = isa;
+pub(super) fn bulk(bytes: u32, count: u32, register: u32, load: bool) -> Option<Bulk> {
     Some(match (bytes, count, register, load) {
         (4, 1, 4, true) => load_all::<u32, u32, 1>,
         (4, 2, 4, true) => load_all::<u32, u32, 2>,
@@ -318,28 +317,36 @@ macro_rules! cells {
 }
 cells! { u8, u32; u16, u32; u32, u32; u64, u64; }
 
-unsafe fn load_all<M: Cell<R>, R, const N: usize>(memory: *mut u8, regs: &[*mut Lanes; 4]) {
-    for i in 0..WARP {
-        for (part, reg) in regs.iter().enumerate().take(N) {
-            // SAFETY: the caller's promise: 32 N elements in memory, N registers of 32 lanes.
-            unsafe {
-                let value = memory.cast::<M>().add(i * N + part).read_unaligned();
-                reg.cast::<R>().add(i).write(value.widen());
-            }
+unsafe fn load_all<M: Cell<R>, R: Copy + Default, const N: usize>(
+    memory: *mut u8,
+    regs: &[*mut Lanes; 4],
+) {
+    // SAFETY: the caller's promise: 32 N elements in memory.
+    let block = unsafe { memory.cast::<[[M; N]; WARP]>().read_unaligned() };
+    for (part, reg) in regs.iter().enumerate().take(N) {
+        let mut lanes = [R::default(); WARP];
+        for (lane, elements) in lanes.iter_mut().zip(&block) {
+            *lane = elements[part].widen();
         }
+        // SAFETY: the caller's promise: N registers of 32 lanes.
+        unsafe { reg.cast::<[R; WARP]>().write(lanes) };
     }
 }
 
-unsafe fn store_all<M: Cell<R>, R, const N: usize>(memory: *mut u8, regs: &[*mut Lanes; 4]) {
-    for i in 0..WARP {
-        for (part, reg) in regs.iter().enumerate().take(N) {
-            // SAFETY: as in `load_all`.
-            unsafe {
-                let value = M::narrow(reg.cast::<R>().add(i).read());
-                memory.cast::<M>().add(i * N + part).write_unaligned(value);
-            }
+unsafe fn store_all<M: Cell<R> + Default, R: Copy, const N: usize>(
+    memory: *mut u8,
+    regs: &[*mut Lanes; 4],
+) {
+    let mut block = [[M::default(); N]; WARP];
+    for (part, reg) in regs.iter().enumerate().take(N) {
+        // SAFETY: as in `load_all`.
+        let lanes = unsafe { reg.cast::<[R; WARP]>().read() };
+        for (elements, &lane) in block.iter_mut().zip(&lanes) {
+            elements[part] = M::narrow(lane);
         }
     }
+    // SAFETY: as in `load_all`.
+    unsafe { memory.cast::<[[M; N]; WARP]>().write_unaligned(block) };
 }
 
 /// Adds pairs of 16-bit floats.

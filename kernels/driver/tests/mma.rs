@@ -1,0 +1,189 @@
+//! `mma.sync` and `ldmatrix` against the layouts that the ISA prints, and the error bound that the driver states.
+
+mod common;
+
+use common::{Arg, Device, module};
+use half::{bf16, f16};
+
+/// The registers of a lane, from matrices A (16 x k), B (k x 8) and C (16 x 8), by the ISA's formulas for m16n8k16:
+/// groupID = lane / 4, threadID = lane % 4.
+fn fragments(lane: usize, a: &[u16], b: &[u16], c: &[f32]) -> Vec<u32> {
+    let (group, thread) = (lane / 4, lane % 4);
+    let mut out = Vec::new();
+    for i in (0..8).step_by(2) {
+        let row = if i < 2 || (4..6).contains(&i) {
+            group
+        } else {
+            group + 8
+        };
+        let col = thread * 2 + if i >= 4 { 8 } else { 0 };
+        out.push(u32::from(a[row * 16 + col]) | u32::from(a[row * 16 + col + 1]) << 16);
+    }
+    for i in (0..4).step_by(2) {
+        let row = thread * 2 + if i >= 2 { 8 } else { 0 };
+        out.push(u32::from(b[row * 8 + group]) | u32::from(b[(row + 1) * 8 + group]) << 16);
+    }
+    for i in 0..4 {
+        let row = if i < 2 { group } else { group + 8 };
+        out.push(c[row * 8 + thread * 2 + (i & 1)].to_bits());
+    }
+    out
+}
+
+fn kernel(ty: &str) -> String {
+    let loads: String = (0..10)
+        .map(|i| format!("ld.global.b32 %r{i}, [%rd1+{}]; ", 4 * i))
+        .collect();
+    let stores: String = (6..10)
+        .map(|i| format!("st.global.b32 [%rd2+{}], %r{i}; ", 4 * (i - 6)))
+        .collect();
+    module(
+        ".param .u64 x, .param .u64 y",
+        &format!(
+            ".reg .b32 %r<12>; .reg .b64 %rd<4>;
+            ld.param.u64 %rd1, [x]; ld.param.u64 %rd2, [y]; mov.u32 %r11, %tid.x;
+            mul.wide.u32 %rd3, %r11, 40; add.u64 %rd1, %rd1, %rd3; mul.wide.u32 %rd3, %r11, 16; add.u64 %rd2, %rd2, %rd3;
+            {loads}
+            mma.sync.aligned.m16n8k16.row.col.f32.{ty}.{ty}.f32
+                {{%r6, %r7, %r8, %r9}}, {{%r0, %r1, %r2, %r3}}, {{%r4, %r5}}, {{%r6, %r7, %r8, %r9}};
+            {stores} ret;"
+        ),
+    )
+}
+
+/// Numbers of very different sizes and both signs, so that the order of summation matters.
+fn numbers(n: usize, seed: u64) -> Vec<f64> {
+    let mut state = seed;
+    (0..n)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let x = ((state >> 33) as f64 / f64::from(1u32 << 31)) * 2.0 - 1.0;
+            x * f64::powi(2.0, (state >> 20 & 7) as i32 - 4)
+        })
+        .collect()
+}
+
+fn product(ty: &str, round: fn(f64) -> u16, exact: fn(u16) -> f64) {
+    let device = Device::new(&kernel(ty));
+    for seed in 0..20 {
+        let a: Vec<u16> = numbers(256, seed).into_iter().map(round).collect();
+        let b: Vec<u16> = numbers(128, seed + 100).into_iter().map(round).collect();
+        let c: Vec<f32> = numbers(128, seed + 200)
+            .into_iter()
+            .map(|x| x as f32)
+            .collect();
+        let input: Vec<u32> = (0..32)
+            .flat_map(|lane| fragments(lane, &a, &b, &c))
+            .collect();
+        let (x, y) = (device.upload(&input), device.alloc::<f32>(128));
+        let counters = device
+            .launch("k", 1, 32, 0, &[Arg::U64(x), Arg::U64(y)])
+            .unwrap();
+        assert_eq!(counters.matrix_flops, 4096);
+        let d = device.download::<f32>(y, 128);
+        for (n, &got) in d.iter().enumerate() {
+            let (lane, i) = (n / 4, n % 4);
+            let (row, col) = (lane / 4 + if i < 2 { 0 } else { 8 }, lane % 4 * 2 + (i & 1));
+            let terms = (0..16).map(|k| (exact(a[row * 16 + k]), exact(b[k * 8 + col])));
+            let start = c[row * 8 + col];
+            // The stated order: f32 fma, k ascending.
+            let ordered = terms
+                .clone()
+                .fold(start, |s, (a, b)| (a as f32).mul_add(b as f32, s));
+            assert_eq!(got.to_bits(), ordered.to_bits(), "{ty} {row}, {col}");
+            // The stated bound: K u / (1 - K u) of the sum of magnitudes. Every sum here is exact in f64.
+            let sum: f64 = f64::from(start) + terms.clone().map(|(a, b)| a * b).sum::<f64>();
+            let size: f64 = f64::from(start).abs() + terms.map(|(a, b)| (a * b).abs()).sum::<f64>();
+            let ku = 16.0 * f64::powi(2.0, -24);
+            assert!(
+                (f64::from(got) - sum).abs() <= ku / (1.0 - ku) * size,
+                "{ty} {row}, {col}: {got} for {sum}"
+            );
+        }
+    }
+}
+
+#[test]
+fn m16n8k16_has_the_stated_layout_order_and_error() {
+    product(
+        "bf16",
+        |x| bf16::from_f64(x).to_bits(),
+        |b| bf16::from_bits(b).to_f64(),
+    );
+    product(
+        "f16",
+        |x| f16::from_f64(x).to_bits(),
+        |b| f16::from_bits(b).to_f64(),
+    );
+}
+
+/// Bytes: A row by row in fours, B's columns in fours; sums of integers are exact.
+#[test]
+fn m16n8k32_of_signed_bytes() {
+    let text = kernel("bf16").replace(
+        "m16n8k16.row.col.f32.bf16.bf16.f32",
+        "m16n8k32.row.col.s32.s8.s8.s32",
+    );
+    let device = Device::new(&text);
+    let a: Vec<i8> = (0..512).map(|i| (i * 37 % 251) as u8 as i8).collect();
+    let b: Vec<i8> = (0..256).map(|i| (i * 91 % 253) as u8 as i8).collect();
+    let word =
+        |f: &dyn Fn(usize) -> i8| (0..4).fold(0, |w, e| w | u32::from(f(e) as u8) << (8 * e));
+    let mut input = Vec::new();
+    for lane in 0..32 {
+        let (group, thread) = (lane / 4, lane % 4);
+        for r in 0..4 {
+            let (row, col) = (group + 8 * (r % 2), thread * 4 + 16 * (r / 2));
+            input.push(word(&|e| a[row * 32 + col + e]));
+        }
+        for r in 0..2 {
+            input.push(word(&|e| b[(thread * 4 + 16 * r + e) * 8 + group]));
+        }
+        input.extend([1u32, 2, 3, 4]);
+    }
+    let (x, y) = (device.upload(&input), device.alloc::<i32>(128));
+    device
+        .launch("k", 1, 32, 0, &[Arg::U64(x), Arg::U64(y)])
+        .unwrap();
+    for (n, got) in device.download::<i32>(y, 128).into_iter().enumerate() {
+        let (lane, i) = (n / 4, n % 4);
+        let (row, col) = (lane / 4 + if i < 2 { 0 } else { 8 }, lane % 4 * 2 + (i & 1));
+        let sum: i32 = (0..32)
+            .map(|k| i32::from(a[row * 32 + k]) * i32::from(b[k * 8 + col]))
+            .sum();
+        assert_eq!(got, sum + i as i32 + 1, "{row}, {col}");
+    }
+}
+
+#[test]
+fn ldmatrix_with_and_without_transposition() {
+    for transposed in [false, true] {
+        let trans = if transposed { ".trans" } else { "" };
+        let body = format!(
+            ".reg .b32 %r<9>; .reg .b64 %rd<4>; .shared .align 16 .b8 tile[512];
+            ld.param.u64 %rd1, [x]; ld.param.u64 %rd2, [y]; mov.u32 %r1, %tid.x; mul.wide.u32 %rd3, %r1, 16;
+            add.u64 %rd1, %rd1, %rd3; add.u64 %rd2, %rd2, %rd3;
+            mov.u32 %r2, tile; shl.b32 %r3, %r1, 4; add.u32 %r3, %r2, %r3;
+            ld.global.v4.b32 {{%r4, %r5, %r6, %r7}}, [%rd1]; st.shared.v4.b32 [%r3], {{%r4, %r5, %r6, %r7}};
+            bar.sync 0;
+            ldmatrix.sync.aligned.m8n8.x4{trans}.shared.b16 {{%r4, %r5, %r6, %r7}}, [%r3];
+            st.global.v4.b32 [%rd2], {{%r4, %r5, %r6, %r7}}; ret;"
+        );
+        let device = Device::new(&module(".param .u64 x, .param .u64 y", &body));
+        // Element (matrix m, row r, column c) is 64 m + 8 r + c.
+        let x: Vec<u16> = (0..256).collect();
+        let (dx, dy) = (device.upload(&x), device.alloc::<u16>(256));
+        let counters = device
+            .launch("k", 1, 32, 0, &[Arg::U64(dx), Arg::U64(dy)])
+            .unwrap();
+        assert_eq!(counters.shared.efficiency(), 1.0);
+        for (n, got) in device.download::<u16>(dy, 256).into_iter().enumerate() {
+            let (lane, m, e) = (n / 8, n / 2 % 4, n % 2);
+            let (row, col) = (lane / 4, lane % 4 * 2 + e);
+            let (row, col) = if transposed { (col, row) } else { (row, col) };
+            assert_eq!(usize::from(got), 64 * m + 8 * row + col);
+        }
+    }
+}
