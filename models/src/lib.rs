@@ -1,6 +1,6 @@
 //! deltaw-models: layers, models, data, fine-tuning methods, the experiment harness, and one binary per paper.
 //!
-//! A vision transformer that learns to read digits:
+//! A network that learns to read digits:
 //!
 //! ```
 //! use deltaw_models::prelude::*;
@@ -10,28 +10,27 @@
 //! let (train, test) = (&task.splits.train, &task.splits.test);
 //!
 //! let store = Store::new(&Device::cpu(), 1);
-//! let config = VitConfig::new(28, 7, 1, 32, 1, 4); // 16 patches of 7×7, width 32, one block of four heads
-//! let vit = Vit::new(&store.at("vit"), &config)?;
-//! let head = ImageHead::new(&store.root(), &config, 10)?;
+//! let hidden = Linear::new(&store.at("hidden"), Role::MlpUp, 0, 28 * 28, 128)?;
+//! let output = Linear::new(&store.at("output"), Role::Other, 1, 128, 10)?;
 //! let logits = |ctx: &Context, batch: &ImageBatch| {
-//!     let pixels = Tensor::from_slice(&batch.pixels, &batch.shape, store.device())?;
-//!     head.forward(ctx, &vit.forward(ctx, &pixels)?)
+//!     let pixels = Tensor::from_slice(&batch.pixels, &[batch.labels.len(), 28 * 28], store.device())?;
+//!     output.forward(ctx, &hidden.forward(ctx, &pixels)?.gelu()?)
 //! };
 //!
 //! let (params, mut optimiser) = (store.trained(), AdamW::new(0.01));
 //! let mut order = Order::new(train.len(), 1)?;
-//! for step in 0..150 {
+//! for step in 0..300 {
 //!     let batch = train.batch(&order.next_batch(64), &task.normalisation)?;
 //!     let labels = Tensor::from_slice(&batch.labels, &[64], store.device())?;
 //!     let loss = cross_entropy(&logits(&Context::train(1, step), &batch)?, &labels, &Default::default())?;
-//!     optimiser.step(&params, &backward(&loss)?, 4e-3)?;
+//!     optimiser.step(&params, &backward(&loss)?, 2e-3)?;
 //! }
 //!
 //! let unseen = test.batch(&(0..500).collect::<Vec<_>>(), &task.normalisation)?;
 //! let said = no_grad(|| logits(&Context::eval(), &unseen))?.argmax()?.to_vec::<u32>()?;
 //! let right = said.iter().zip(&unseen.labels).filter(|(a, b)| a == b).count();
 //! println!("{right} of 500 digits it has not seen");
-//! assert!(right > 150); // chance would be 50 ± 7
+//! assert!(right > 440); // 468 when this was written; chance would be 50
 //! # Ok(())
 //! # }
 //! ```
