@@ -7,6 +7,7 @@ mod access;
 mod asynchronous;
 mod atomic;
 mod block;
+mod checks;
 mod collective;
 mod decode;
 mod fault;
@@ -23,6 +24,7 @@ mod program;
 mod shadow;
 mod step;
 mod tally;
+mod traffic;
 mod warp;
 mod wmma;
 
