@@ -150,6 +150,30 @@ fn misaligned_foreign_and_freed_addresses_fault() -> Result {
     Ok(())
 }
 
+/// tinygrad writes the address of an array's element as `name[index]`.
+#[test]
+fn elements_of_arrays_have_addresses() -> Result {
+    let text =
+        ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry fill(.param .u64 out)\n{
+        .reg .b32 %value; .reg .b64 %out, %place; .local .align 4 .b32 numbers[4];
+        ld.param.u64 %out, [out];
+        st.local.u32 [numbers + 8], 5;
+        mov.u64 %place, numbers[2];
+        ld.local.u32 %value, [%place];
+        st.global.u32 [%out], %value;
+        ret; }";
+    let device = install()?.device()?;
+    let context = CudaContext::new(device.ordinal())?;
+    let kernel = context
+        .load_module(Ptx::from_src(text))?
+        .load_function("fill")?;
+    let stream = context.default_stream();
+    let (slice, address) = allocate(&stream, 4)?;
+    fill(&stream, &kernel, 1, address)?;
+    assert_eq!(stream.clone_dtoh(&slice)?, 5u32.to_ne_bytes());
+    Ok(())
+}
+
 /// Compilers put a value and an undefined one into a wide register and take the first out again.
 #[test]
 fn the_half_of_a_register_that_is_never_used_may_be_undefined() -> Result {

@@ -109,6 +109,8 @@ pub struct Variable {
     pub space: Space,
     /// Bytes; 0 for an array whose size is known at launch (dynamic shared memory).
     pub size: u64,
+    /// Bytes of an element.
+    pub element: u32,
     /// Alignment in bytes.
     pub align: u32,
     /// Declared here, defined in another module.

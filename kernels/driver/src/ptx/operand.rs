@@ -100,6 +100,12 @@ impl<'a> Parser<'a> {
                     }
                     _ => Operand::Special(special),
                 },
+                Operand::Variable(v, _) if self.eat('[') => {
+                    let element = i64::from(f.variables[v].element);
+                    let index = self.int()? as i64;
+                    self.expect(']')?;
+                    Operand::Variable(v, index.wrapping_mul(element))
+                }
                 Operand::Variable(v, _) => Operand::Variable(v, self.offset()?),
                 Operand::Param(p, _) => Operand::Param(p, self.offset()?),
                 Operand::Return(p, _) => Operand::Return(p, self.offset()?),

@@ -60,6 +60,7 @@ impl<'a> Parser<'a> {
             name: name.to_string(),
             space,
             size: if open { 0 } else { count * element },
+            element: natural,
             align: align.unwrap_or(natural).max(1),
             is_extern,
             init: Vec::new(),
