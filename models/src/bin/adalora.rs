@@ -139,13 +139,9 @@ fn base(run: &mut Run) -> Result<Base> {
     })
 }
 
-/// Misspelt definitions and hidden letters of reviews; or the user's file. At most `most` items are scored per test.
-fn tasks(run: &Run, base: &Base, most: usize) -> Result<Vec<Task>> {
+/// Misspelt definitions and hidden letters of reviews. At most `most` items are scored per test.
+fn tasks(base: &Base, most: usize) -> Result<Vec<Task>> {
     let fractions = Fractions::default();
-    if let Some(path) = &run.options().data {
-        let task = user::read(path, &Labels::Found, &fractions)?;
-        return Ok(vec![Task::classes(base, &[(&task.name, &task)], most, 1)?]);
-    }
     let misspelt = |name, texts| spelling::spelling(name, texts, COLUMNS - 2, SWAPS);
     let definitions = corpus::definitions(&fractions)?;
     let definitions = definitions.map(|part| part.into_iter().map(|d| d.1).collect());
@@ -179,8 +175,12 @@ fn tasks(run: &Run, base: &Base, most: usize) -> Result<Vec<Task>> {
 }
 
 fn experiment(run: &mut Run) -> Result<Verdict> {
-    let base = base(run)?;
     let most = run.pick(64, 1000, 2000);
+    // A file that cannot be used should be known before the base is made.
+    let own = run.options().data.as_ref();
+    let own = own.map(|path| user::read(path, &Labels::Found, &Fractions::default()));
+    let own = own.transpose()?;
+    let base = base(run)?;
     let recipe = Recipe::new(run.pick(8, 150, 300), run.pick(16, 32, 32), 0.0);
     run.config(
         "optimiser",
@@ -189,13 +189,15 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
     run.config("fine-tuning steps", recipe.steps)?;
     run.config("fine-tuning batch", recipe.batch)?;
     run.config("test items", most)?;
-    let tasks = tasks(run, &base, most)?;
+    let tasks = match &own {
+        Some(task) => vec![Task::classes(&base, &[(&task.name, task)], most, 1)?],
+        None => tasks(&base, most)?,
+    };
     let mut methods = arms();
     if run.scale() == Scale::Default {
         methods.truncate(6); // The ablations are --full's.
     }
-    let own = run.options().data.is_some();
-    let rates = match (run.scale(), own) {
+    let rates = match (run.scale(), own.is_some()) {
         (Scale::Quick, _) => vec![4e-3],
         (Scale::Default, false) => vec![2.5e-3, 6.3e-3, 1.6e-2],
         (Scale::Full, false) => vec![4e-4, 1e-3, 2.5e-3, 6.3e-3, 1.6e-2, 4e-2],
@@ -205,7 +207,7 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
         methods: &methods,
         recipe,
         rates,
-        recorded_rates: run.scale() == Scale::Default && !own,
+        recorded_rates: run.scale() == Scale::Default && own.is_none(),
         most,
     };
     comparison.fill(run, &base, &tasks)?;
