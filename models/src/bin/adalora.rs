@@ -89,6 +89,7 @@ const PAPER: Paper = Paper {
     ],
     scale: "The paper tunes DeBERTaV3-base (184M parameters, pre-trained on 160 GB of text) on GLUE; here an encoder of three blocks of width 96 (0.4M parameters) reads bytes, is pre-trained on 4 MB for a minute or a few, and is tuned for some hundred steps.",
     source: include_str!("adalora.rs"),
+    record: Some(include_str!("../../records/adalora/results.json")),
     ..Paper::BLANK
 };
 
