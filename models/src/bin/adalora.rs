@@ -201,7 +201,7 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
     let rates = match (run.scale(), own.is_some()) {
         (Scale::Quick, _) => vec![4e-3],
         (Scale::Default, false) => vec![2.5e-3, 6.3e-3, 1.6e-2],
-        (Scale::Full, false) => vec![4e-4, 1e-3, 2.5e-3, 6.3e-3, 1.6e-2, 4e-2],
+        (Scale::Full, false) => vec![4e-4, 1e-3, 2.5e-3, 6.3e-3, 1.6e-2, 4e-2, 1e-1],
         (_, true) => vec![2e-5, 6e-5, 2e-4, 6e-4, 2e-3, 6e-3],
     };
     let comparison = Comparison {

@@ -318,7 +318,7 @@ pub(super) fn heat_map(width: u32, matrix: &Matrix) -> Result<String> {
                     .map_err(failed)?;
                 let text = short(value);
                 if text.chars().count() as i32 * text_px * 6 / 10 < cell_w - 4 {
-                    let ink = if share > 0.55 { WHITE } else { INK };
+                    let ink = if share > 0.45 { WHITE } else { INK };
                     let style = font(text_px, ink).pos(Pos::new(HPos::Center, VPos::Center));
                     area.draw_text(&text, &style, (x + cell_w / 2, y + cell_h / 2))
                         .map_err(failed)?;
