@@ -2,7 +2,8 @@
 //!
 //! A record is the results.json of a `--full` run. With the same configuration on the same device every number must
 //! be the same, bit for bit. Otherwise the question is whether the two tell the same story: for each claim that both
-//! have, the states must not contradict each other (one holds, one fails) and the estimates' intervals must meet.
+//! have, the states must not contradict each other (one holds, one fails), and at the same scale the estimates' intervals
+//! must meet. At another scale (fewer steps, a weaker base) an effect may well have another size: that is only noted.
 
 use serde::{Deserialize, Serialize};
 
@@ -64,8 +65,11 @@ fn compare(ours: &Report, record: &Report) -> Comparison {
     for claim in &ours.claims {
         match record.claims.iter().find(|c| c.text == claim.text) {
             Some(there) => {
-                if let Some(difference) = contradiction(claim, there) {
+                if let Some(difference) = opposite(claim, there) {
                     agrees = false;
+                    differences.push(difference);
+                } else if let Some(difference) = apart(claim, there) {
+                    agrees &= ours.config.scale != record.config.scale;
                     differences.push(difference);
                 }
             }
@@ -88,17 +92,22 @@ fn compare(ours: &Report, record: &Report) -> Comparison {
     }
 }
 
-fn contradiction(ours: &Judged, record: &Judged) -> Option<String> {
+/// One holds and the other fails.
+fn opposite(ours: &Judged, record: &Judged) -> Option<String> {
     let opposite = matches!(
         (ours.state, record.state),
         (State::Holds, State::Fails) | (State::Fails, State::Holds)
     );
-    if opposite {
-        return Some(format!(
+    opposite.then(|| {
+        format!(
             "\"{}\": {:?} here, {:?} in the record",
             ours.text, ours.state, record.state
-        ));
-    }
+        )
+    })
+}
+
+/// The intervals do not meet.
+fn apart(ours: &Judged, record: &Judged) -> Option<String> {
     let ((low, high), (there_low, there_high)) = (ours.interval?, record.interval?);
     (high < there_low || there_high < low).then(|| {
         format!(
@@ -111,7 +120,7 @@ fn contradiction(ours: &Judged, record: &Judged) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::experiment::{Cell, CellId, Metric, Options, Outcome, Paper, Run, Verdict};
+    use crate::experiment::{Cell, CellId, Metric, Options, Outcome, Paper, Run, Scale, Verdict};
     use clap::Parser;
 
     /// A run in which `better` beats `base` by `gap`.
@@ -177,6 +186,15 @@ mod tests {
             "{:?}",
             far.differences
         );
+        // Another scale may find an effect of another size, but not of the other sign.
+        let at_scale = |gap, scale| {
+            let mut other = report(gap, 2);
+            other.config.scale = scale;
+            other
+        };
+        let larger = compared(&report(2.0, 1), &at_scale(5.0, Scale::Full));
+        assert!(larger.agrees && larger.differences[0].contains("interval"));
+        assert!(!compared(&report(-2.0, 1), &at_scale(5.0, Scale::Full)).agrees);
         let opposite = compared(&report(-2.0, 1), &report(2.0, 2));
         assert!(!opposite.agrees);
         assert!(opposite.differences[0].contains("Fails here, Holds in the record"));
