@@ -5,7 +5,7 @@ use deltaw_engine::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::layers::{Embedding, Linear, Norm};
-use crate::transformer::{Activation, FeedForward, Place, Projections, SelfAttention, check_heads};
+use crate::transformer::{Activation, FeedForward, Place, SelfAttention, SubLayers, check_heads};
 
 /// Sizes of an encoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,36 +63,21 @@ struct Block {
 
 impl Block {
     fn new(path: &Path, layer: usize, config: &EncoderConfig) -> Result<Self> {
-        let (d, wide, eps) = (
-            config.hidden_size,
-            config.intermediate_size,
-            config.layer_norm_eps,
-        );
-        let linear = |leaf: &str, role, inputs, outputs| {
-            Linear::new(&path.at(leaf), role, layer, inputs, outputs)
+        let (d, eps) = (config.hidden_size, config.layer_norm_eps);
+        let sub_layers = SubLayers {
+            width: d,
+            inner: config.intermediate_size,
+            heads: config.num_attention_heads,
+            activation: config.hidden_act,
         };
+        let (attention, feed_forward) = sub_layers.build(path, layer, "attention.self")?;
         let place =
             |leaf: &str| Place::sub_layer(&path.at(leaf), layer, config.hidden_dropout_prob);
         Ok(Block {
-            attention: SelfAttention {
-                projections: Projections::Separate([
-                    linear("attention.self.query", Role::Query, d, d)?,
-                    linear("attention.self.key", Role::Key, d, d)?,
-                    linear("attention.self.value", Role::Value, d, d)?,
-                ]),
-                output: linear("attention.output.dense", Role::AttentionOutput, d, d)?,
-                heads: config.num_attention_heads,
-                key_heads: config.num_attention_heads,
-                causal: false,
-            },
+            attention,
             attention_place: place("attention"),
             attention_norm: Norm::layer(&path.at("attention.output.LayerNorm"), d, eps)?,
-            feed_forward: FeedForward {
-                up: linear("intermediate.dense", Role::MlpUp, d, wide)?,
-                gate: None,
-                down: linear("output.dense", Role::MlpDown, wide, d)?,
-                activation: config.hidden_act,
-            },
+            feed_forward,
             feed_forward_place: place("output"),
             feed_forward_norm: Norm::layer(&path.at("output.LayerNorm"), d, eps)?,
             path: path.prefix().to_string(),

@@ -212,6 +212,53 @@ impl FeedForward {
     }
 }
 
+/// Sizes of a bidirectional block's sub-layers.
+pub(crate) struct SubLayers {
+    /// Width `d`.
+    pub width: usize,
+    /// Width of the feed-forward.
+    pub inner: usize,
+    /// Attention heads; divides the width.
+    pub heads: usize,
+    /// Between the two matrices of the feed-forward.
+    pub activation: Activation,
+}
+
+impl SubLayers {
+    /// Both sub-layers under the names that BERT and ViT share; query, key and value lie below `projections`, where the two
+    /// differ.
+    pub(crate) fn build(
+        &self,
+        path: &Path,
+        layer: usize,
+        projections: &str,
+    ) -> Result<(SelfAttention, FeedForward)> {
+        let (d, inner) = (self.width, self.inner);
+        let linear = |leaf: &str, role, inputs, outputs| {
+            Linear::new(&path.at(leaf), role, layer, inputs, outputs)
+        };
+        let projection = |leaf, role| linear(&format!("{projections}.{leaf}"), role, d, d);
+        let attention = SelfAttention {
+            projections: Projections::Separate([
+                projection("query", Role::Query)?,
+                projection("key", Role::Key)?,
+                projection("value", Role::Value)?,
+            ]),
+            output: linear("attention.output.dense", Role::AttentionOutput, d, d)?,
+            heads: self.heads,
+            key_heads: self.heads,
+            causal: false,
+        };
+        let feed_forward = FeedForward {
+            up: linear("intermediate.dense", Role::MlpUp, d, inner)?,
+            gate: None,
+            down: linear("output.dense", Role::MlpDown, inner, d)?,
+            activation: self.activation,
+        };
+        Ok((attention, feed_forward))
+    }
+}
+
 /// Where methods may change an output that is no linear's, and where dropout acts.
 pub struct Place {
     site: Site,

@@ -5,9 +5,7 @@ use deltaw_engine::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::layers::{Linear, Norm};
-use crate::transformer::{
-    Activation, FeedForward, Place, PreNormBlock, Projections, SelfAttention, check_heads,
-};
+use crate::transformer::{Activation, Place, PreNormBlock, SubLayers, check_heads};
 
 /// Sizes of a ViT.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,37 +78,22 @@ impl VitConfig {
 }
 
 fn block(path: &Path, layer: usize, config: &VitConfig) -> Result<PreNormBlock> {
-    let (d, wide, eps) = (
-        config.hidden_size,
-        config.intermediate_size,
-        config.layer_norm_eps,
-    );
-    let linear = |leaf: &str, role, inputs, outputs| {
-        Linear::new(&path.at(leaf), role, layer, inputs, outputs)
+    let (d, eps) = (config.hidden_size, config.layer_norm_eps);
+    let sub_layers = SubLayers {
+        width: d,
+        inner: config.intermediate_size,
+        heads: config.num_attention_heads,
+        activation: config.hidden_act,
     };
+    let (attention, feed_forward) = sub_layers.build(path, layer, "attention.attention")?;
     let place = |leaf: &str| Place::sub_layer(&path.at(leaf), layer, config.hidden_dropout_prob);
     Ok(PreNormBlock {
         path: path.prefix().into(),
         attention_norm: Norm::layer(&path.at("layernorm_before"), d, eps)?,
-        attention: SelfAttention {
-            projections: Projections::Separate([
-                linear("attention.attention.query", Role::Query, d, d)?,
-                linear("attention.attention.key", Role::Key, d, d)?,
-                linear("attention.attention.value", Role::Value, d, d)?,
-            ]),
-            output: linear("attention.output.dense", Role::AttentionOutput, d, d)?,
-            heads: config.num_attention_heads,
-            key_heads: config.num_attention_heads,
-            causal: false,
-        },
+        attention,
         attention_place: place("attention"),
         feed_forward_norm: Norm::layer(&path.at("layernorm_after"), d, eps)?,
-        feed_forward: FeedForward {
-            up: linear("intermediate.dense", Role::MlpUp, d, wide)?,
-            gate: None,
-            down: linear("output.dense", Role::MlpDown, wide, d)?,
-            activation: config.hidden_act,
-        },
+        feed_forward,
         feed_forward_place: place("output"),
     })
 }

@@ -9,6 +9,7 @@
 pub mod base;
 pub mod classify;
 pub mod comparison;
+pub mod english;
 pub mod masked;
 mod state;
 

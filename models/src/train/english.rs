@@ -1,0 +1,102 @@
+//! The small English setting that papers on fine-tuning an encoder share.
+//!
+//! A byte-level encoder of three blocks learns the King James Bible by masked-token modelling and is fine-tuned on modern text:
+//! to tell misspelt dictionary definitions from right ones (tested on definitions and, shifted, on tweets), and to restore
+//! hidden letters of film reviews (tested on reviews and, shifted, on tweets).
+
+use super::masked::Cloze;
+use super::{Base, Recipe, Task};
+use crate::data::corpus;
+use crate::data::sentiment::Domain;
+use crate::data::split::{Fractions, Splits};
+use crate::data::tasks::spelling::spelling;
+use crate::data::tokenizer::Tokenizer;
+use crate::encoder::EncoderConfig;
+use crate::experiment::{Error, Result, Run};
+
+/// Bytes per passage, `[CLS]` and `[SEP]` included.
+const COLUMNS: usize = 32;
+/// Pairs of letters swapped in a misspelt passage.
+const SWAPS: usize = 2;
+
+/// The tests, with what each is, for [`crate::experiment::Paper::tasks`].
+pub const TASKS: [(&str, &str); 4] = [
+    (
+        "spelling",
+        "is a passage of a definition misspelt? trained on definitions",
+    ),
+    ("spelling, tweets", "the same models on tweets"),
+    (
+        "letters",
+        "hidden letters of film reviews; trained on reviews",
+    ),
+    ("letters, tweets", "the same models on tweets"),
+];
+
+/// The encoder, pre-trained on the Bible as a stage of the run; or, where the options name one, the user's checkpoint.
+///
+/// # Errors
+/// `--checkpoint` without `--tokenizer` and `--data` or the reverse; as [`Base::pretrained`] and [`Base::from_files`].
+pub fn base(run: &mut Run) -> Result<Base> {
+    let options = run.options().clone();
+    match (&options.checkpoint, &options.tokenizer, &options.data) {
+        (Some(weights), Some(tokenizer), Some(_)) => return Base::from_files(weights, tokenizer, run),
+        (None, None, _) => {}
+        _ => return Err(Error::Invalid(
+            "--checkpoint, --tokenizer and --data belong together: a model, its tokenizer.json, and what to fine-tune it on".into(),
+        )),
+    }
+    let tokenizer = Tokenizer::bytes()?;
+    let config = EncoderConfig {
+        hidden_size: 96,
+        intermediate_size: 384,
+        num_hidden_layers: 3,
+        ..EncoderConfig::small(tokenizer.vocabulary(), COLUMNS)
+    };
+    let cloze = Cloze {
+        columns: COLUMNS,
+        rate: 0.2,
+        asked: 4,
+    };
+    let recipe = Recipe::new(run.pick(30, 1000, 2000), 64, 4e-3);
+    run.config("pre-training steps", recipe.steps)?;
+    Base::pretrained(run, config, tokenizer, cloze, &recipe, || {
+        Ok(corpus::scripture(&Fractions::default(), |_| true)?.train)
+    })
+}
+
+/// Misspelt definitions and hidden letters of reviews. At most `most` items are scored per test.
+///
+/// # Errors
+/// Embedded data that does not read, a text that the tokeniser cannot encode.
+pub fn tasks(base: &Base, most: usize) -> Result<Vec<Task>> {
+    let fractions = Fractions::default();
+    let misspelt = |name, texts| spelling(name, texts, COLUMNS - 2, SWAPS);
+    let definitions = corpus::definitions(&fractions)?;
+    let definitions = definitions.map(|part| part.into_iter().map(|d| d.1).collect());
+    let reviews = corpus::reviews(&fractions, &[Domain::Movie])?;
+    // Nothing is trained or tuned on tweets: all of them are a test.
+    let Splits {
+        train,
+        validation,
+        test,
+    } = corpus::reviews(&fractions, &[Domain::Tweet])?;
+    let tweets = Splits {
+        test: [test, validation, train].concat(),
+        ..Splits::default()
+    };
+    let [spelling, spelling_tweets, letters, letters_tweets] = TASKS.map(|(name, _)| name);
+    let by_spelling = [
+        (spelling, &misspelt(spelling, definitions)?),
+        (spelling_tweets, &misspelt(spelling_tweets, tweets.clone())?),
+    ];
+    let by_letters = [
+        (letters, &reviews.test[..]),
+        (letters_tweets, &tweets.test[..]),
+    ];
+    Ok(vec![
+        // A passage and its misspelt twin stay together.
+        Task::classes(base, &by_spelling, most, 2)?,
+        Task::cloze(base, &reviews.train, &reviews.validation, &by_letters, most)?,
+    ])
+}
