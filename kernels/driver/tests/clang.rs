@@ -3,16 +3,15 @@
 
 mod compilers;
 
+use std::path::Path;
 use std::process::Command;
 
+use compilers::bench::Bench;
+use compilers::tools::{self, CLANG};
 use compilers::{Random, Result, check_fresh};
-use cudarc::driver::{CudaContext, LaunchConfig, PushKernelArg};
-use cudarc::nvrtc::Ptx;
+use cudarc::driver::{LaunchConfig, PushKernelArg};
 
-const HEADER: &str = include_str!("clang/differential.h");
-const WRITTEN: &str = include_str!("clang/written.c");
-const RANDOM: &str = include_str!("clang/random.c");
-const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clang");
+const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clang");
 
 /// `struct input`: a b u v, p q r s, x y, d e, in native order.
 const RECORD: usize = 72;
@@ -72,39 +71,31 @@ fn functions(source: &str) -> Vec<&str> {
         .collect()
 }
 
-fn compare(source: &str, file: &str, ptx: &str) -> Result {
-    check_fresh(ptx, &[HEADER, source], "tests/clang/generate.py")?;
-    let directory = tempfile::tempdir()?;
-    let library = directory.path().join("native.so");
-    let compiled = Command::new("cc")
-        .args([
-            "-O1",
-            "-fwrapv",
-            "-ffp-contract=off",
-            "-w",
-            "-shared",
-            "-fPIC",
-            "-o",
-        ])
-        .arg(&library)
-        .args([format!("{DIRECTORY}/{file}").as_str(), "-lm"])
-        .status()?;
-    assert!(compiled.success(), "cc failed");
+/// Runs every function of a C source on the driver, from its PTX, and natively.
+fn compare(directory: &Path, source: &str, ptx: &str) -> Result {
+    let read = |file: &str| std::fs::read_to_string(directory.join(file));
+    let (header, file, ptx) = (read("differential.h")?, directory.join(source), read(ptx)?);
+    let source = read(source)?;
+    check_fresh(&ptx, &[&header, &source], "tests/clang/generate.py")?;
+    let scratch = tempfile::tempdir()?;
+    let library = scratch.path().join("native.so");
+    let flags = "-O1 -fwrapv -ffp-contract=off -w -shared -fPIC -o".split(' ');
+    tools::run(
+        Command::new("cc")
+            .args(flags)
+            .args([&library, &file])
+            .arg("-lm"),
+    )?;
     // SAFETY: plain C without initialisers.
     let native = unsafe { libloading::Library::new(&library) }?;
 
-    let emulator = deltaw_emulator::install()?;
-    let device = emulator.device()?;
-    let context = CudaContext::new(device.ordinal())?;
-    let stream = context.default_stream();
-    let Ok(module) = context.load_module(Ptx::from_src(ptx)) else {
-        return Err(emulator.last_error()?.into());
-    };
+    let bench = Bench::new(&ptx, 80)?;
+    let stream = &bench.stream;
     let mut random = Random(7);
     let records: Vec<[u8; RECORD]> = (0..RECORDS).map(|_| record(&mut random)).collect();
     let input = stream.clone_htod(records.as_flattened())?;
     let mut wrong = Vec::new();
-    let names = functions(source);
+    let names = functions(&source);
     assert!(names.len() > 20, "{names:?}");
     for name in &names {
         let mut expected = vec![0i64; RECORDS];
@@ -118,7 +109,7 @@ fn compare(source: &str, file: &str, ptx: &str) -> Result {
                 RECORDS as u32,
             );
         }
-        let kernel = module.load_function(name)?;
+        let kernel = bench.kernel(name)?;
         let mut output = stream.alloc_zeros::<i64>(RECORDS)?;
         let count = RECORDS as u32;
         let mut launch = stream.launch_builder(&kernel);
@@ -130,16 +121,7 @@ fn compare(source: &str, file: &str, ptx: &str) -> Result {
         };
         // SAFETY: the kernel writes output[..count] alone.
         unsafe { launch.launch(shape) }?;
-        let actual = match stream.clone_dtoh(&output) {
-            Ok(actual) => actual,
-            Err(error) => {
-                return Err(format!(
-                    "{name}: {error}: {:?}",
-                    device.last_fault()?.map(|fault| fault.message)
-                )
-                .into());
-            }
-        };
+        let actual = bench.read(&output).map_err(|e| format!("{name}: {e}"))?;
         let differ: Vec<usize> = (0..RECORDS).filter(|&i| actual[i] != expected[i]).collect();
         if let Some(&i) = differ.first() {
             wrong.push(format!(
@@ -162,15 +144,35 @@ fn compare(source: &str, file: &str, ptx: &str) -> Result {
 
 #[test]
 fn written_functions_unoptimised() -> Result {
-    compare(WRITTEN, "written.c", include_str!("clang/written_O0.ptx"))
+    compare(COMMITTED.as_ref(), "written.c", "written_O0.ptx")
 }
 
 #[test]
 fn written_functions_optimised() -> Result {
-    compare(WRITTEN, "written.c", include_str!("clang/written_O2.ptx"))
+    compare(COMMITTED.as_ref(), "written.c", "written_O2.ptx")
 }
 
 #[test]
 fn random_functions() -> Result {
-    compare(RANDOM, "random.c", include_str!("clang/random_O2.ptx"))
+    compare(COMMITTED.as_ref(), "random.c", "random_O2.ptx")
+}
+
+/// What the installed clang makes of the same functions, and of others drawn at random.
+#[test]
+fn fresh() -> Result {
+    let Some(clang) = tools::tool(CLANG) else {
+        return Ok(());
+    };
+    for seed in ["1", "2", "3"] {
+        let directory = tempfile::tempdir()?;
+        let mut generate = Command::new("python3");
+        generate.arg(format!("{COMMITTED}/generate.py"));
+        tools::run(generate.arg(directory.path()).arg(seed).env(CLANG, &clang))?;
+        compare(directory.path(), "random.c", "random_O2.ptx")?;
+        if seed == "1" {
+            compare(directory.path(), "written.c", "written_O0.ptx")?;
+            compare(directory.path(), "written.c", "written_O2.ptx")?;
+        }
+    }
+    Ok(())
 }

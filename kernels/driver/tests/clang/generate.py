@@ -1,12 +1,19 @@
 #!/usr/bin/env python3
 """Writes random.c and compiles it and written.c to PTX with Debian's clang-19 (apt-get install clang-19).
 
-Run in this directory; the outputs are committed, so that the tests need no clang. The first line of each PTX file
-is a checksum of the C sources, by which the test notices that they are stale.
+    generate.py [DIRECTORY [SEED]]
+
+writes to this directory or to another one; another seed draws other functions. CLANG names another clang. The outputs
+are committed, so that the tests need no clang. The first line of each PTX file is a checksum of the C sources, by which
+the test notices that they are stale.
 """
 
+import os
+import pathlib
 import random
+import shutil
 import subprocess
+import sys
 import zlib
 
 FUNCTIONS = 40
@@ -104,18 +111,21 @@ class Writer:
 
 
 def main():
-    rng = random.Random(2024)
+    here = pathlib.Path(__file__).parent
+    directory = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else here
+    rng = random.Random(int(sys.argv[2]) if len(sys.argv) > 2 else 2024)
     functions = [Writer(rng).function(f"random_{i}") for i in range(FUNCTIONS)]
-    with open("random.c", "w") as file:
-        file.write('// Written by generate.py.\n#include "differential.h"\n\n' + "\n\n".join(functions) + "\n")
+    (directory / "random.c").write_text('// Written by generate.py.\n#include "differential.h"\n\n' + "\n\n".join(functions) + "\n")
+    if directory != here:
+        for file in ["differential.h", "written.c"]:
+            shutil.copy(here / file, directory)
     for source, level in [("written", 0), ("written", 2), ("random", 2)]:
-        output = f"{source}_O{level}.ptx"
+        output, source = directory / f"{source}_O{level}.ptx", directory / f"{source}.c"
         subprocess.run(
-            ["clang-19", "--target=nvptx64-nvidia-cuda", "-march=sm_80", "-Xclang", "-target-feature", "-Xclang", "+ptx80",
-             "-ffp-contract=off", "-fwrapv", "-w", f"-O{level}", "-S", f"{source}.c", "-o", output], check=True)
-        sources = open("differential.h", "rb").read() + open(f"{source}.c", "rb").read()
-        text = open(output).read()
-        open(output, "w").write(f"// {zlib.crc32(sources):08x}\n{text}")
+            [os.environ.get("CLANG", "clang-19"), "--target=nvptx64-nvidia-cuda", "-march=sm_80", "-Xclang", "-target-feature",
+             "-Xclang", "+ptx80", "-ffp-contract=off", "-fwrapv", "-w", f"-O{level}", "-S", source, "-o", output], check=True)
+        checksum = zlib.crc32((directory / "differential.h").read_bytes() + source.read_bytes())
+        output.write_text(f"// {checksum:08x}\n{output.read_text()}")
 
 
 main()

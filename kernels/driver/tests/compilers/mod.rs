@@ -1,4 +1,8 @@
 //! What the tests against other compilers share.
+#![allow(dead_code, reason = "every test uses a part of it")]
+
+pub mod bench;
+pub mod tools;
 
 /// A result with any error.
 pub type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -20,6 +24,11 @@ pub fn check_fresh(ptx: &str, sources: &[&str], script: &str) -> Result {
     }
 }
 
+/// |a - b| ≤ bound, or equal, or both NaN.
+pub fn near(a: f64, b: f64, bound: f64) -> bool {
+    a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= bound
+}
+
 /// SplitMix64: the same numbers on every machine.
 pub struct Random(pub u64);
 
@@ -36,5 +45,12 @@ impl Random {
     /// A number below `n`.
     pub fn below(&mut self, n: u64) -> u64 {
         self.bits() % n
+    }
+
+    /// Multiples of 1/256 up to 1000/256 in magnitude: exact in f16 and TF32.
+    pub fn floats(&mut self, count: usize) -> Vec<f32> {
+        (0..count)
+            .map(|_| (self.below(2001) as f32 - 1000.0) / 256.0)
+            .collect()
     }
 }
