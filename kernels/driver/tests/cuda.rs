@@ -2,71 +2,23 @@
 
 mod compilers;
 
-use std::sync::Arc;
+use std::path::Path;
+use std::process::Command;
 
-use compilers::{Random, Result, check_fresh};
-use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DeviceRepr, LaunchConfig,
-    PushKernelArg,
-};
-use cudarc::nvrtc::Ptx;
-use deltaw_emulator::Device;
+use compilers::bench::Bench;
+use compilers::tools::{self, PYTHON};
+use compilers::{Result, check_fresh, near};
+use cudarc::driver::{LaunchConfig, PushKernelArg};
 use half::{bf16, f16};
 
 const SOURCE: &str = include_str!("cuda/kernels.cu");
+const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cuda");
 
-/// A device of one's own with the kernels loaded.
-struct Bench {
-    stream: Arc<CudaStream>,
-    module: Arc<CudaModule>,
-    random: Random,
-    // Last, so that what lives on the device goes first.
-    device: Device,
-}
-
-impl Bench {
-    fn new(capability: u32) -> Result<Bench> {
-        let ptx = match capability {
-            80 => include_str!("cuda/kernels_sm80.ptx"),
-            _ => include_str!("cuda/kernels_sm90.ptx"),
-        };
-        check_fresh(ptx, &[SOURCE], "tests/cuda/generate.py")?;
-        let emulator = deltaw_emulator::install()?;
-        let device = emulator.device_like(capability, 0)?;
-        let context = CudaContext::new(device.ordinal())?;
-        let module =
-            context
-                .load_module(Ptx::from_src(ptx))
-                .map_err(|e| match emulator.last_error() {
-                    Ok(text) => format!("{e}: {text}"),
-                    Err(_) => e.to_string(),
-                })?;
-        Ok(Bench {
-            stream: context.default_stream(),
-            module,
-            random: Random(3),
-            device,
-        })
-    }
-
-    fn kernel(&self, name: &str) -> Result<CudaFunction> {
-        Ok(self.module.load_function(name)?)
-    }
-
-    fn floats(&mut self, count: usize) -> Vec<f32> {
-        (0..count)
-            .map(|_| (self.random.below(2001) as f32 - 1000.0) / 256.0)
-            .collect()
-    }
-
-    fn read<T: DeviceRepr>(&self, slice: &CudaSlice<T>) -> Result<Vec<T>> {
-        match self.stream.clone_dtoh(slice) {
-            Ok(host) => Ok(host),
-            Err(e) => {
-                Err(format!("{e}: {:?}", self.device.last_fault()?.map(|f| f.message)).into())
-            }
-        }
-    }
+/// The kernels for a compute capability, on a device of it.
+fn open(directory: &Path, capability: u32) -> Result<Bench> {
+    let ptx = std::fs::read_to_string(directory.join(format!("kernels_sm{capability}.ptx")))?;
+    check_fresh(&ptx, &[SOURCE], "tests/cuda/generate.py")?;
+    Bench::new(&ptx, capability)
 }
 
 /// Launches a kernel by name with a grid, a block and bytes of dynamic shared memory.
@@ -81,18 +33,10 @@ macro_rules! launch {
     }};
 }
 
-/// |a - b| ≤ bound, or both NaN.
-fn near(a: f64, b: f64, bound: f64) -> bool {
-    a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= bound
-}
-
 fn reductions(bench: &mut Bench) -> Result {
     let n = 5000i32;
-    let x = bench.floats(n as usize);
-    let (input, mut sum) = (
-        bench.stream.clone_htod(&x)?,
-        bench.stream.alloc_zeros::<f32>(1)?,
-    );
+    let x = bench.random.floats(n as usize);
+    let (input, mut sum) = (bench.upload(&x)?, bench.zeros::<f32>(1)?);
     launch!(bench, "reduce_sum", (7, 1, 1), (256, 1, 1), 0; &input, &mut sum, &n);
     let exact: f64 = x.iter().map(|&v| f64::from(v)).sum();
     let magnitude: f64 = x.iter().map(|&v| f64::from(v).abs()).sum();
@@ -102,12 +46,9 @@ fn reductions(bench: &mut Bench) -> Result {
 
     let n = 1000i32;
     let x: Vec<i32> = (0..n).map(|_| bench.random.bits() as i32).collect();
-    let input = bench.stream.clone_htod(&x)?;
-    let (mut least, mut greatest) = (
-        bench.stream.clone_htod(&[i32::MAX])?,
-        bench.stream.clone_htod(&[i32::MIN])?,
-    );
-    let mut any = bench.stream.alloc_zeros::<u32>(1)?;
+    let input = bench.upload(&x)?;
+    let (mut least, mut greatest) = (bench.upload(&[i32::MAX])?, bench.upload(&[i32::MIN])?);
+    let mut any = bench.zeros::<u32>(1)?;
     launch!(bench, "extremes", (8, 1, 1), (128, 1, 1), 0; &input, &mut least, &mut greatest, &mut any, &n);
     assert_eq!(bench.read(&least)?[0], *x.iter().min().expect("not empty"));
     assert_eq!(
@@ -121,10 +62,7 @@ fn reductions(bench: &mut Bench) -> Result {
 fn scans(bench: &mut Bench) -> Result {
     for (n, block) in [(1000i32, 1024), (32, 32), (70, 96)] {
         let x: Vec<i32> = (0..n).map(|_| bench.random.below(1000) as i32).collect();
-        let (input, mut output) = (
-            bench.stream.clone_htod(&x)?,
-            bench.stream.alloc_zeros::<i32>(n as usize)?,
-        );
+        let (input, mut output) = (bench.upload(&x)?, bench.zeros::<i32>(n as usize)?);
         launch!(bench, "scan", (1, 1, 1), (block, 1, 1), 0; &input, &mut output, &n);
         let sums: Vec<i32> = x
             .iter()
@@ -135,8 +73,8 @@ fn scans(bench: &mut Bench) -> Result {
             .collect();
         assert_eq!(bench.read(&output)?, sums);
 
-        let mut kept = bench.stream.clone_htod(&vec![0i32; n as usize])?;
-        let mut count = bench.stream.alloc_zeros::<i32>(1)?;
+        let mut kept = bench.upload(&vec![0i32; n as usize])?;
+        let mut count = bench.zeros::<i32>(1)?;
         launch!(bench, "keep_odd", (1, 1, 1), (block, 1, 1), 0; &input, &mut kept, &mut count, &n);
         let odd: Vec<i32> = x.iter().copied().filter(|v| v & 1 == 1).collect();
         assert_eq!(bench.read(&count)?[0] as usize, odd.len());
@@ -147,20 +85,22 @@ fn scans(bench: &mut Bench) -> Result {
 
 fn tiles(bench: &mut Bench) -> Result {
     let (m, n, k) = (45i32, 70i32, 33i32);
-    let x = bench.floats((m * n) as usize);
-    let (input, mut output) = (
-        bench.stream.clone_htod(&x)?,
-        bench.stream.alloc_zeros::<f32>((m * n) as usize)?,
-    );
+    let x = bench.random.floats((m * n) as usize);
+    let (input, mut output) = (bench.upload(&x)?, bench.zeros::<f32>((m * n) as usize)?);
     launch!(bench, "transpose", (3, 2, 1), (32, 8, 1), 0; &input, &mut output, &m, &n);
     let y = bench.read(&output)?;
     assert!((0..m * n).all(|i| y[(i % n * m + i / n) as usize] == x[i as usize]));
+    // The padded column keeps the tile free of bank conflicts.
+    assert_eq!(
+        bench.device.launches()?[0].counters.shared.efficiency(),
+        1.0
+    );
 
     let (a, b) = (
-        bench.floats((m * k) as usize),
-        bench.floats((k * n) as usize),
+        bench.random.floats((m * k) as usize),
+        bench.random.floats((k * n) as usize),
     );
-    let (da, db) = (bench.stream.clone_htod(&a)?, bench.stream.clone_htod(&b)?);
+    let (da, db) = (bench.upload(&a)?, bench.upload(&b)?);
     launch!(bench, "matmul_tiled", (5, 3, 1), (16, 16, 1), 0; &da, &db, &mut output, &m, &n, &k);
     let c = bench.read(&output)?;
     for (i, &actual) in c.iter().enumerate() {
@@ -176,7 +116,7 @@ fn tiles(bench: &mut Bench) -> Result {
 
 fn tensor_cores(bench: &mut Bench) -> Result {
     let (m, n, k) = (32usize, 48usize, 64usize);
-    let (a, b) = (bench.floats(m * k), bench.floats(k * n));
+    let (a, b) = (bench.random.floats(m * k), bench.random.floats(k * n));
     let exact = |i: usize| -> (f64, f64) {
         let terms = |t: usize| f64::from(a[i / n * k + t]) * f64::from(b[t * n + i % n]);
         (
@@ -186,16 +126,13 @@ fn tensor_cores(bench: &mut Bench) -> Result {
     };
     let (ni, ki) = (n as i32, k as i32);
     // a and b are multiples of 1/256 below 4: exact in f16, and in bf16 only after rounding; so use halves there.
-    let mut output = bench.stream.alloc_zeros::<f32>(m * n)?;
+    let mut output = bench.zeros::<f32>(m * n)?;
     let to_f16 = |v: &[f32]| {
         v.iter()
             .map(|&x| f16::from_f32(x).to_bits())
             .collect::<Vec<_>>()
     };
-    let (da, db) = (
-        bench.stream.clone_htod(&to_f16(&a))?,
-        bench.stream.clone_htod(&to_f16(&b))?,
-    );
+    let (da, db) = (bench.upload(&to_f16(&a))?, bench.upload(&to_f16(&b))?);
     launch!(bench, "wmma_f16", (3, 1, 1), (64, 1, 1), 0; &da, &db, &mut output, &ni, &ki);
     // f32 accumulation: at most one rounding a term, whatever the order.
     let bound = |magnitude: f64| k as f64 * f64::from(f32::EPSILON) * magnitude;
@@ -216,10 +153,7 @@ fn tensor_cores(bench: &mut Bench) -> Result {
             .map(|&x| bf16::from_f32(x).to_bits())
             .collect::<Vec<_>>()
     };
-    let (da, db) = (
-        bench.stream.clone_htod(&to_bf16(&a))?,
-        bench.stream.clone_htod(&to_bf16(&b))?,
-    );
+    let (da, db) = (bench.upload(&to_bf16(&a))?, bench.upload(&to_bf16(&b))?);
     launch!(bench, "wmma_bf16", (3, 1, 1), (64, 1, 1), 0; &da, &db, &mut output, &ni, &ki);
     let c = bench.read(&output)?;
     for i in 0..m * n {
@@ -235,8 +169,13 @@ fn tensor_cores(bench: &mut Bench) -> Result {
         );
     }
 
+    assert_eq!(
+        bench.device.launches()?[0].counters.matrix_flops,
+        (2 * m * n * k) as u64
+    );
+
     // a: the first 16 rows; b: the first 8·k values as 8 rows of k.
-    let mut output = bench.stream.alloc_zeros::<f32>(16 * 8)?;
+    let mut output = bench.zeros::<f32>(16 * 8)?;
     launch!(bench, "mma_ldmatrix", (1, 1, 1), (32, 1, 1), 0; &da, &db, &mut output, &ki);
     let c = bench.read(&output)?;
     for i in 0..16 * 8 {
@@ -251,28 +190,55 @@ fn tensor_cores(bench: &mut Bench) -> Result {
     Ok(())
 }
 
+/// Small integers, so that sums are exact in f16 too.
+fn accumulators(bench: &mut Bench) -> Result {
+    let k = 48i32;
+    let mut integers = |count: usize| -> Vec<f32> {
+        (0..count)
+            .map(|_| bench.random.below(7) as f32 - 3.0)
+            .collect()
+    };
+    let (a, b, c) = (integers(16 * 48), integers(16 * 48), integers(256));
+    let want: Vec<f32> = (0..256)
+        .map(|i| {
+            c[i] + (0..48)
+                .map(|t| a[i % 16 * 48 + t] * b[i / 16 * 48 + t])
+                .sum::<f32>()
+        })
+        .collect();
+    let halves =
+        |v: &[f32]| -> Vec<u16> { v.iter().map(|&x| f16::from_f32(x).to_bits()).collect() };
+    let (da, db) = (bench.upload(&halves(&a))?, bench.upload(&halves(&b))?);
+    let mut single = bench.upload(&c)?;
+    launch!(bench, "wmma_columns_f32", (1, 1, 1), (32, 1, 1), 0; &da, &db, &mut single, &k);
+    assert_eq!(bench.read(&single)?, want);
+    let mut half = bench.upload(&halves(&c))?;
+    launch!(bench, "wmma_columns_f16", (1, 1, 1), (32, 1, 1), 0; &da, &db, &mut half, &k);
+    assert_eq!(bench.read(&half)?, halves(&want));
+    Ok(())
+}
+
 fn atomics(bench: &mut Bench) -> Result {
     let n = 10_000i32;
     let x: Vec<u8> = (0..n)
         .map(|_| (bench.random.bits() & bench.random.bits()) as u8)
         .collect();
-    let (input, mut bins) = (
-        bench.stream.clone_htod(&x)?,
-        bench.stream.alloc_zeros::<u32>(256)?,
-    );
+    let (input, mut bins) = (bench.upload(&x)?, bench.zeros::<u32>(256)?);
     launch!(bench, "histogram", (4, 1, 1), (192, 1, 1), 0; &input, &mut bins, &n);
     let mut expected = vec![0u32; 256];
     x.iter().for_each(|&v| expected[v as usize] += 1);
     assert_eq!(bench.read(&bins)?, expected);
 
     let n = 777i32;
-    let x: Vec<f32> = bench.floats(n as usize).iter().map(|v| v.abs()).collect();
-    let input = bench.stream.clone_htod(&x)?;
-    let (mut best, mut tickets) = (
-        bench.stream.alloc_zeros::<u32>(1)?,
-        bench.stream.alloc_zeros::<u32>(1)?,
-    );
-    let mut sum = bench.stream.alloc_zeros::<u64>(1)?;
+    let x: Vec<f32> = bench
+        .random
+        .floats(n as usize)
+        .iter()
+        .map(|v| v.abs())
+        .collect();
+    let input = bench.upload(&x)?;
+    let (mut best, mut tickets) = (bench.zeros::<u32>(1)?, bench.zeros::<u32>(1)?);
+    let mut sum = bench.zeros::<u64>(1)?;
     launch!(bench, "compare_and_swap", (7, 1, 1), (128, 1, 1), 0; &input, &mut best, &mut tickets, &mut sum, &n);
     assert_eq!(
         f32::from_bits(bench.read(&best)?[0]),
@@ -288,10 +254,7 @@ fn atomics(bench: &mut Bench) -> Result {
 
 fn exchanges(bench: &mut Bench) -> Result {
     let x: Vec<i32> = (0..64).map(|_| bench.random.below(50) as i32).collect();
-    let (input, mut output) = (
-        bench.stream.clone_htod(&x)?,
-        bench.stream.alloc_zeros::<i32>(64)?,
-    );
+    let (input, mut output) = (bench.upload(&x)?, bench.zeros::<i32>(64)?);
     launch!(bench, "shuffles", (1, 1, 1), (64, 1, 1), 0; &input, &mut output);
     let y = bench.read(&output)?;
     for (i, &actual) in y.iter().enumerate() {
@@ -314,11 +277,8 @@ fn exchanges(bench: &mut Bench) -> Result {
 
 fn row_softmax(bench: &mut Bench) -> Result {
     let (rows, n) = (3usize, 200i32);
-    let x = bench.floats(rows * n as usize);
-    let (input, mut output) = (
-        bench.stream.clone_htod(&x)?,
-        bench.stream.alloc_zeros::<f32>(x.len())?,
-    );
+    let x = bench.random.floats(rows * n as usize);
+    let (input, mut output) = (bench.upload(&x)?, bench.zeros::<f32>(x.len())?);
     launch!(bench, "softmax", (3, 1, 1), (96, 1, 1), 4 * n as u32; &input, &mut output, &n);
     let y = bench.read(&output)?;
     for (row, result) in x.chunks(n as usize).zip(y.chunks(n as usize)) {
@@ -337,13 +297,10 @@ fn row_softmax(bench: &mut Bench) -> Result {
 }
 
 fn library_functions(bench: &mut Bench) -> Result {
-    let mut x = bench.floats(200);
+    let mut x = bench.random.floats(200);
     x.extend([0.0, -0.0, 1e-30, 3e4, -3e4, 1e7]);
     let n = x.len() as i32;
-    let (input, mut output) = (
-        bench.stream.clone_htod(&x)?,
-        bench.stream.alloc_zeros::<f32>(12 * x.len())?,
-    );
+    let (input, mut output) = (bench.upload(&x)?, bench.zeros::<f32>(12 * x.len())?);
     launch!(bench, "functions", (2, 1, 1), (128, 1, 1), 0; &input, &mut output, &n);
     // Errors in units of the last place from CUDA's programming guide; the two intrinsics have absolute ones.
     type Function = (&'static str, fn(f64) -> f64, f64);
@@ -381,10 +338,7 @@ fn library_functions(bench: &mut Bench) -> Result {
         }
     }
     let x: Vec<f64> = x.iter().map(|&v| f64::from(v) * 1.1).collect();
-    let (input, mut output) = (
-        bench.stream.clone_htod(&x)?,
-        bench.stream.alloc_zeros::<f64>(6 * x.len())?,
-    );
+    let (input, mut output) = (bench.upload(&x)?, bench.zeros::<f64>(6 * x.len())?);
     launch!(bench, "functions_f64", (2, 1, 1), (128, 1, 1), 0; &input, &mut output, &n);
     for (row, &v) in bench.read(&output)?.chunks(6).zip(&x) {
         let exact = [
@@ -409,25 +363,16 @@ fn library_functions(bench: &mut Bench) -> Result {
 }
 
 fn packed_halves(bench: &mut Bench) -> Result {
-    let values = bench.floats(256);
+    let values = bench.random.floats(256);
     let h: Vec<u16> = values.iter().map(|&v| f16::from_f32(v).to_bits()).collect();
     let w: Vec<u16> = values
         .iter()
         .map(|&v| bf16::from_f32(v).to_bits())
         .collect();
     let n = 64i32;
-    let (a, b) = (
-        bench.stream.clone_htod(&h[..128])?,
-        bench.stream.clone_htod(&h[128..])?,
-    );
-    let (x, y) = (
-        bench.stream.clone_htod(&w[..128])?,
-        bench.stream.clone_htod(&w[128..])?,
-    );
-    let (mut c, mut z) = (
-        bench.stream.alloc_zeros::<u16>(128)?,
-        bench.stream.alloc_zeros::<u16>(128)?,
-    );
+    let (a, b) = (bench.upload(&h[..128])?, bench.upload(&h[128..])?);
+    let (x, y) = (bench.upload(&w[..128])?, bench.upload(&w[128..])?);
+    let (mut c, mut z) = (bench.zeros::<u16>(128)?, bench.zeros::<u16>(128)?);
     launch!(bench, "half_pairs", (1, 1, 1), (64, 1, 1), 0; &a, &b, &mut c, &x, &y, &mut z, &n);
     let (c, z) = (bench.read(&c)?, bench.read(&z)?);
     for i in 0..128 {
@@ -452,11 +397,8 @@ fn packed_halves(bench: &mut Bench) -> Result {
 
 fn asynchronous_copies(bench: &mut Bench) -> Result {
     let tiles = 5i32;
-    let x = bench.floats(256 * tiles as usize);
-    let (input, mut output) = (
-        bench.stream.clone_htod(&x)?,
-        bench.stream.alloc_zeros::<f32>(x.len())?,
-    );
+    let x = bench.random.floats(256 * tiles as usize);
+    let (input, mut output) = (bench.upload(&x)?, bench.zeros::<f32>(x.len())?);
     launch!(bench, "pipelined_scale", (1, 1, 1), (64, 1, 1), 0; &input, &mut output, &tiles);
     let y = bench.read(&output)?;
     for (i, &actual) in y.iter().enumerate() {
@@ -472,11 +414,8 @@ fn asynchronous_copies(bench: &mut Bench) -> Result {
 
 fn module_variables(bench: &mut Bench) -> Result {
     let n = 100i32;
-    let x = bench.floats(n as usize);
-    let (input, mut output) = (
-        bench.stream.clone_htod(&x)?,
-        bench.stream.alloc_zeros::<f32>(n as usize)?,
-    );
+    let x = bench.random.floats(n as usize);
+    let (input, mut output) = (bench.upload(&x)?, bench.zeros::<f32>(n as usize)?);
     launch!(bench, "convolve", (2, 1, 1), (64, 1, 1), 0; &input, &mut output, &n);
     let y = bench.read(&output)?;
     let weights = [0.5f32, -1.0, 2.0, 0.25, 4.0, -0.125, 1.0, 3.0];
@@ -492,15 +431,79 @@ fn module_variables(bench: &mut Bench) -> Result {
     Ok(())
 }
 
+/// A switch, local arrays, bit tricks, a constant table, votes: what compilers make of ordinary code.
+fn odds_and_ends(bench: &mut Bench) -> Result {
+    let n = 1000i32;
+    let x: Vec<f32> = (0..n).map(|i| (i as f32 - 500.0) / 37.0).collect();
+    let input = bench.upload(&x)?;
+    let (mut y, mut z) = (bench.zeros::<f32>(x.len())?, bench.zeros::<i32>(x.len())?);
+    launch!(bench, "odds_and_ends", (8, 1, 1), (128, 1, 1), 0; &input, &mut y, &mut z, &n);
+    let (y, z) = (bench.read(&y)?, bench.read(&z)?);
+    let table = [0.5f32, -1.0, 2.0, 0.25];
+    for (i, &v) in (0..n).zip(&x) {
+        let piece = match i % 7 {
+            0 => v * 1000.0,
+            1 => v.sqrt(),
+            2 => v.abs() + 1e-20,
+            3 => v.floor(),
+            4 => v / 3.0,
+            5 => v.mul_add(v, 1.0),
+            _ => v.recip(),
+        };
+        let (got, want) = (y[i as usize], piece * table[i as usize & 3]);
+        assert!(
+            got == want || got.is_nan() && want.is_nan(),
+            "{i}: {got} for {want}"
+        );
+        let sum: i32 = (0..8).map(|k| i * ((k * (i & 7)) & 7)).sum();
+        let dot: i32 = (0..4).map(|b| i32::from((i >> (8 * b)) as i8).pow(2)).sum();
+        let first = if i == 0 {
+            0
+        } else {
+            i.trailing_zeros() as i32 + 1
+        };
+        let want = sum
+            + i.leading_zeros() as i32
+            + (i.cast_unsigned().reverse_bits() % 3) as i32
+            + first
+            + dot
+            + 3
+            + ((i64::from(i) * 1_000_003) >> 7) as i32;
+        assert_eq!(z[i as usize], want, "{i}");
+    }
+    Ok(())
+}
+
 /// One test a kernel family, on the PTX for both architectures.
 macro_rules! on_both {
     ($($name:ident)*) => {
-        mod sm80 { $(#[test] fn $name() -> super::Result { super::$name(&mut super::Bench::new(80)?) })* }
-        mod sm90 { $(#[test] fn $name() -> super::Result { super::$name(&mut super::Bench::new(90)?) })* }
+        const CASES: &[(&str, fn(&mut Bench) -> Result)] = &[$((stringify!($name), $name)),*];
+        mod sm80 { $(#[test] fn $name() -> super::Result { super::$name(&mut super::open(super::COMMITTED.as_ref(), 80)?) })* }
+        mod sm90 { $(#[test] fn $name() -> super::Result { super::$name(&mut super::open(super::COMMITTED.as_ref(), 90)?) })* }
     };
 }
 
 on_both! {
-    reductions scans tiles tensor_cores atomics exchanges row_softmax library_functions packed_halves
-    asynchronous_copies module_variables
+    reductions scans tiles tensor_cores accumulators atomics exchanges row_softmax library_functions packed_halves
+    asynchronous_copies module_variables odds_and_ends
+}
+
+/// What the installed NVRTC makes of the same kernels.
+#[test]
+fn fresh() -> Result {
+    let Some(python) = tools::tool(PYTHON) else {
+        return Ok(());
+    };
+    if !tools::has_package(&python, "nvidia.cu13")? {
+        return Ok(());
+    }
+    let directory = tempfile::tempdir()?;
+    let script = format!("{COMMITTED}/generate.py");
+    tools::run(Command::new(python).arg(script).arg(directory.path()))?;
+    for capability in [80, 90] {
+        for (name, case) in CASES {
+            case(&mut open(directory.path(), capability)?).map_err(|e| format!("{name}: {e}"))?;
+        }
+    }
+    Ok(())
 }

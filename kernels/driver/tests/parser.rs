@@ -8,7 +8,7 @@ use deltaw_driver::ptx::Module;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, RngSeed};
 
-const TEXT: &str = include_str!("ptx/nvrtc.ptx");
+const TEXT: &str = include_str!("cuda/kernels_sm80.ptx");
 
 /// Parses and, if that succeeds, decodes.
 fn load(text: &str) -> Result<(), String> {

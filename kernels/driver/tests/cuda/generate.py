@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Compiles kernels.cu to PTX with NVRTC (pip install nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-crt).
 
-Run in this directory; the outputs are committed, so that the tests need no NVRTC. The first line of each PTX file is a
-checksum of the source, by which the test notices that it is stale.
+    generate.py [DIRECTORY]
+
+writes to this directory or to another one. The outputs are committed, so that the tests need no NVRTC. The first line of
+each PTX file is a checksum of the source, by which the test notices that it is stale.
 """
 
 import ctypes
@@ -10,6 +12,7 @@ import pathlib
 import sys
 import zlib
 
+HERE = pathlib.Path(__file__).parent
 PACKAGES = next(p for p in map(pathlib.Path, sys.path) if (p / "nvidia").is_dir()) / "nvidia"
 LIBRARY = next(PACKAGES.glob("**/libnvrtc.so.*"))
 INCLUDE = next(PACKAGES.glob("**/cuda_fp16.h")).parent
@@ -36,7 +39,8 @@ def compile(source, architecture):
     return ptx.value.decode()
 
 
-source = pathlib.Path("kernels.cu").read_bytes()
+source = (HERE / "kernels.cu").read_bytes()
+directory = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
 for architecture in [80, 90]:
     text = f"// {zlib.crc32(source):08x}\n{compile(source, architecture)}"
-    pathlib.Path(f"kernels_sm{architecture}.ptx").write_text(text)
+    (directory / f"kernels_sm{architecture}.ptx").write_text(text)

@@ -107,6 +107,22 @@ template <typename T> __device__ void wmma_tile(const T *a, const T *b, float *c
 extern "C" __global__ void wmma_f16(const half *a, const half *b, float *c, int n, int k) { wmma_tile(a, b, c, n, k); }
 extern "C" __global__ void wmma_bf16(const __nv_bfloat16 *a, const __nv_bfloat16 *b, float *c, int n, int k) { wmma_tile(a, b, c, n, k); }
 
+// c += a·b for one 16×16 tile, a warp: b and c are column-major, and c's type is that of the sums.
+template <typename S> __device__ void wmma_columns(const half *a, const half *b, S *c, int k) {
+    wmma::fragment<wmma::matrix_a, 16, 16, 16, half, wmma::row_major> fa;
+    wmma::fragment<wmma::matrix_b, 16, 16, 16, half, wmma::col_major> fb;
+    wmma::fragment<wmma::accumulator, 16, 16, 16, S> fc;
+    wmma::load_matrix_sync(fc, c, 16, wmma::mem_col_major);
+    for (int t = 0; t < k; t += 16) {
+        wmma::load_matrix_sync(fa, a + t, k);
+        wmma::load_matrix_sync(fb, b + t, k);
+        wmma::mma_sync(fc, fa, fb, fc);
+    }
+    wmma::store_matrix_sync(c, fc, 16, wmma::mem_col_major);
+}
+extern "C" __global__ void wmma_columns_f32(const half *a, const half *b, float *c, int k) { wmma_columns(a, b, c, k); }
+extern "C" __global__ void wmma_columns_f16(const half *a, const half *b, half *c, int k) { wmma_columns(a, b, c, k); }
+
 // One 16×8 tile of c = a·bᵀ by mma.sync, fragments through ldmatrix; a is 16×k, b is 8×k.
 extern "C" __global__ void mma_ldmatrix(const __nv_bfloat16 *a, const __nv_bfloat16 *b, float *c, int k) {
     __shared__ __align__(16) __nv_bfloat16 as[16 * 16], bs[8 * 16];
@@ -255,4 +271,27 @@ extern "C" __global__ void convolve(const float *x, float *y, int n) {
 #pragma unroll
     for (int k = 0; k < 8; k++) s += weights[k] * x[i + k];
     y[i] = s;
+}
+
+__constant__ float table[4] = {0.5f, -1.0f, 2.0f, 0.25f};
+
+// A switch, an array indexed at run time, bit tricks.
+extern "C" __global__ void odds_and_ends(const float *x, float *y, int *z, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    float v = x[i], r;
+    switch (i % 7) {
+        case 0: r = v * 1000.0f; break;
+        case 1: r = sqrtf(v); break;
+        case 2: r = fabsf(v) + 1e-20f; break;
+        case 3: r = floorf(v); break;
+        case 4: r = v / 3.0f; break;
+        case 5: r = fmaf(v, v, 1.0f); break;
+        default: r = 1.0f / v; break;
+    }
+    y[i] = r * table[i & 3];
+    int local[8], sum = 0;
+    for (int k = 0; k < 8; k++) local[k] = i * k;
+    for (int k = 0; k < 8; k++) sum += local[(k * (i & 7)) & 7];
+    z[i] = sum + __clz(i) + __brev(i) % 3 + __ffs(i) + __dp4a(i, i, 3) + (int)(i * 1000003LL >> 7);
 }
