@@ -230,6 +230,8 @@ fn mma_product(isa: Isa, shape: &str, types: [Type; 4]) -> Option<(Product, usiz
         ("m16n8k32", [S32, U8T, S8T, S32]) => (product::<32, U8, S8, InS32>(isa), 4, 2, 32),
         ("m16n8k16", [S32, S8T, S8T, S32]) => (product::<16, S8, S8, InS32>(isa), 2, 1, 16),
         ("m16n8k16", [S32, U8T, U8T, S32]) => (product::<16, U8, U8, InS32>(isa), 2, 1, 16),
+        ("m16n8k16", [S32, S8T, U8T, S32]) => (product::<16, S8, U8, InS32>(isa), 2, 1, 16),
+        ("m16n8k16", [S32, U8T, S8T, S32]) => (product::<16, U8, S8, InS32>(isa), 2, 1, 16),
         _ => return None,
     })
 }
