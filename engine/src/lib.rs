@@ -18,6 +18,7 @@ pub mod optim;
 pub mod param;
 pub mod pool;
 pub mod random;
+mod saved;
 pub mod site;
 pub mod store;
 pub mod tape;

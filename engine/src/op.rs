@@ -17,7 +17,7 @@
 //!         }
 //!         x[0].mul(x[0])?.mul(x[0])
 //!     }
-//!     fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+//!     fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
 //!         let x = saved.get(0)?;
 //!         grads.add(0, dy.mul(x)?.mul(x)?.affine(3.0, 0.0)?)
 //!     }
@@ -30,11 +30,13 @@
 //! ```
 
 use std::cell::Cell;
+use std::sync::Arc;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::finite;
-use crate::pool::Tag;
+use crate::saved::Recipe;
+pub use crate::saved::Saved;
 use crate::tape::{Grads, Node};
 use crate::tensor::Tensor;
 
@@ -63,8 +65,14 @@ pub trait Op: Send + Sync + 'static {
         })
     }
 
+    /// Whether the result is a pass over at most three operands away that backward keeps anyway, so that other ops' backward
+    /// had better make it again than keep it.
+    fn is_remade(&self) -> bool {
+        false
+    }
+
     /// Adds `dyᵀ · ∂y/∂inputs[i]` to `grads` for every `i` it [`Grads::needs`]. `dy` may be overwritten when unique.
-    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()>;
+    fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()>;
 }
 
 /// What [`Op::forward`] is told and what it keeps.
@@ -75,7 +83,16 @@ pub struct Forward<'a> {
     saved: Saved,
 }
 
-impl Forward<'_> {
+impl<'a> Forward<'a> {
+    pub(crate) fn new(needs: &'a [bool], recorded: bool) -> Self {
+        Forward {
+            needs,
+            recorded,
+            required: false,
+            saved: Saved::default(),
+        }
+    }
+
     /// Whether a gradient of input `i` is wanted.
     pub fn needs(&self, i: usize) -> bool {
         self.needs[i]
@@ -99,35 +116,7 @@ impl Forward<'_> {
 
     /// Keeps a tensor for backward under `slot`.
     pub fn save(&mut self, slot: usize, tensor: &Tensor) {
-        if self.saved.0.len() <= slot {
-            self.saved.0.resize(slot + 1, None);
-        }
-        let tensor = tensor.detach();
-        tensor.retag(Tag::Saved);
-        self.saved.0[slot] = Some(tensor);
-    }
-}
-
-/// What an op kept between forward and backward.
-#[derive(Default)]
-pub struct Saved(Vec<Option<Tensor>>);
-
-impl Saved {
-    /// The tensor saved under `slot`.
-    ///
-    /// # Errors
-    /// Nothing was saved there: a fault in the op.
-    pub fn get(&self, slot: usize) -> Result<&Tensor> {
-        self.find(slot).ok_or_else(|| {
-            Error::Backward(format!(
-                "nothing was saved in slot {slot}; save it in forward under the same condition"
-            ))
-        })
-    }
-
-    /// The tensor saved under `slot`, if any.
-    pub fn find(&self, slot: usize) -> Option<&Tensor> {
-        self.0.get(slot).and_then(Option::as_ref)
+        self.saved.keep(slot, tensor);
     }
 }
 
@@ -189,12 +178,7 @@ pub fn apply<O: Op>(op: O, inputs: &[&Tensor]) -> Result<Tensor> {
     let _span = crate::trace::span(op.name());
     let checking = finite::checking_here();
     let was_infinite = checking && finite::check_operands(op.name(), inputs)?;
-    let mut f = Forward {
-        needs,
-        recorded: on,
-        required: false,
-        saved: Saved::default(),
-    };
+    let mut f = Forward::new(needs, on);
     let y = with_recording(false, || finite::inside(|| op.forward(&mut f, inputs)))?;
     if checking {
         finite::check_made(op.name(), finite::place(), was_infinite, &y)?;
@@ -202,7 +186,8 @@ pub fn apply<O: Op>(op: O, inputs: &[&Tensor]) -> Result<Tensor> {
     if !f.needs_any() && !f.required {
         return Ok(y.detach());
     }
-    let saved = f.saved;
-    Ok(y.detach()
-        .with_edge(Some(Node::edge(Box::new(op), saved, inputs, needs))))
+    let (saved, op): (_, Arc<dyn Op>) = (f.saved, Arc::new(op));
+    let recipe = op.is_remade().then(|| Recipe::new(&op, inputs)).flatten();
+    let edge = Node::edge(op, saved, inputs, needs);
+    Ok(y.detach().with_recipe(recipe).with_edge(Some(edge)))
 }

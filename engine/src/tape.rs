@@ -77,7 +77,7 @@ pub(crate) struct Node {
 }
 
 struct State {
-    op: Box<dyn Op>,
+    op: Arc<dyn Op>,
     saved: Saved,
     inputs: Vec<Input>,
     /// Where the op was applied, known while values are checked.
@@ -91,7 +91,7 @@ struct Input {
 }
 
 impl Node {
-    pub fn edge(op: Box<dyn Op>, saved: Saved, inputs: &[&Tensor], needs: &[bool]) -> Edge {
+    pub fn edge(op: Arc<dyn Op>, saved: Saved, inputs: &[&Tensor], needs: &[bool]) -> Edge {
         let inputs = inputs
             .iter()
             .zip(needs)
@@ -294,14 +294,10 @@ impl Grads<'_> {
         }
         let (shape, device) = (self.inputs[i].shape, self.inputs[i].device.clone());
         self.update(i, |acc| {
-            if let Some(mut acc) = acc {
-                if acc.is_contiguous() && acc.is_unique() {
-                    f(&mut acc, 1.0)?;
-                    return Ok(acc);
-                }
-                let mut own = acc.deep_clone()?;
-                f(&mut own, 1.0)?;
-                return Ok(own);
+            if let Some(acc) = acc {
+                let mut acc = acc.into_own()?;
+                f(&mut acc, 1.0)?;
+                return Ok(acc);
             }
             let mut out = Tensor::empty(&shape, DType::F32, &device)?;
             f(&mut out, 0.0)?;
@@ -315,13 +311,7 @@ impl Grads<'_> {
         self.update(i, |acc| {
             let acc = match acc {
                 None => Tensor::zeros(&shape, DType::F32, &device)?,
-                Some(mut acc) => {
-                    if acc.is_contiguous() && acc.is_unique() {
-                        acc
-                    } else {
-                        acc.deep_clone()?
-                    }
-                }
+                Some(acc) => acc.into_own()?,
             };
             let mut view = acc.relayout(region);
             device.backend().accumulate(&mut view, grad, 1.0)?;
@@ -345,6 +335,16 @@ impl Grads<'_> {
 }
 
 impl Pending {
+    /// Every gradient of `inputs` was finite before the op `name` added to it.
+    fn check(&self, inputs: &[Input], name: &str, place: Option<String>) -> Result<()> {
+        for edge in inputs.iter().filter_map(|input| input.edge.as_ref()) {
+            if let Some(grad) = self.collected(edge) {
+                finite::check_made(&format!("backward of {name}"), place.clone(), false, grad)?;
+            }
+        }
+        Ok(())
+    }
+
     /// What has been collected for an edge.
     fn collected(&self, edge: &Edge) -> Option<&Tensor> {
         match edge {
@@ -441,27 +441,14 @@ pub(crate) fn sweep(y: &Tensor, dy: Tensor, first: u64) -> Result<Gradients> {
                     inputs: &state.inputs,
                     pending: &mut pending,
                 };
-                state.op.backward(&state.saved, dy, &mut grads)?;
+                state.op.backward(state.saved, dy, &mut grads)?;
                 if finite::checking() {
-                    state.check(&pending)?;
+                    pending.check(&state.inputs, state.op.name(), state.place)?;
                 }
             }
             Ok(pending.leaves)
         })
     })
-}
-
-impl State {
-    /// Every gradient was finite before this op added to it.
-    fn check(&self, pending: &Pending) -> Result<()> {
-        for edge in self.inputs.iter().filter_map(|input| input.edge.as_ref()) {
-            if let Some(grad) = pending.collected(edge) {
-                let name = format!("backward of {}", self.op.name());
-                finite::check_made(&name, self.place.clone(), false, grad)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::dtype::{DType, Element, from_bytes};
 use crate::error::{Error, Result};
 use crate::layout::{Dims, Layout};
 use crate::pool::{PoolBuf, Tag};
+use crate::saved::Recipe;
 use crate::tape::Edge;
 
 /// Identity of something that collects a gradient: a parameter or a free trained tensor.
@@ -33,6 +34,8 @@ struct Inner {
     dtype: DType,
     device: Device,
     edge: Option<Edge>,
+    /// How to make the storage's elements again.
+    recipe: Option<Arc<Recipe>>,
 }
 
 impl Tensor {
@@ -115,6 +118,7 @@ impl Tensor {
             dtype,
             device,
             edge: None,
+            recipe: None,
         }))
     }
 
@@ -185,6 +189,15 @@ impl Tensor {
         self
     }
 
+    pub(crate) fn recipe(&self) -> Option<&Arc<Recipe>> {
+        self.0.recipe.as_ref()
+    }
+
+    pub(crate) fn with_recipe(mut self, recipe: Option<Arc<Recipe>>) -> Self {
+        Arc::make_mut(&mut self.0).recipe = recipe;
+        self
+    }
+
     /// The same elements, outside the tape.
     pub fn detach(&self) -> Self {
         if self.0.edge.is_none() {
@@ -248,6 +261,14 @@ impl Tensor {
         let mut out = Self::empty(self.shape(), self.dtype(), self.device())?;
         self.device().backend().copy(self, &mut out)?;
         Ok(out)
+    }
+
+    /// Itself when it is row-major and nobody else holds its elements, else a copy: to be overwritten. Outside the tape.
+    pub(crate) fn into_own(mut self) -> Result<Self> {
+        if self.is_contiguous() && self.is_unique() {
+            return Ok(self.with_edge(None));
+        }
+        self.deep_clone()
     }
 
     /// A copy on another device, or itself when it is there. Outside the tape.
@@ -387,7 +408,11 @@ impl Tensor {
 
     /// The storage to write when this handle is the only one, for backends.
     pub fn storage_unique(&mut self) -> Option<&mut Storage> {
-        Arc::get_mut(&mut Arc::get_mut(&mut self.0)?.storage)
+        let inner = Arc::get_mut(&mut self.0)?;
+        let storage = Arc::get_mut(&mut inner.storage)?;
+        // What is written is not what the recipe makes.
+        inner.recipe = None;
+        Some(storage)
     }
 
     /// Whether no other tensor sees these elements, so that they may be overwritten.

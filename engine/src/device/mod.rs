@@ -31,8 +31,6 @@ impl std::fmt::Debug for Storage {
 pub enum Map {
     /// `f(x)`.
     Unary(Unary),
-    /// `dy · f′`, of `(dy, s)` where `s` is f's input or output as [`Unary::saves`] says.
-    UnaryGrad(Unary),
     /// `f(a, b)`.
     Binary(Binary),
     /// `c ≠ 0 ? a : b`, of `(c, a, b)`.
@@ -91,6 +89,8 @@ pub trait Backend: Send + Sync {
     fn accumulate(&self, dst: &mut Tensor, src: &Tensor, alpha: f32) -> Result<()>;
     /// An elementwise function.
     fn map(&self, map: Map, inputs: &[&Tensor], out: &mut Tensor) -> Result<()>;
+    /// `dy ← dy ⊙ f′`, where `s` is f's operand or result as [`Unary::saves`] says, or None if it says neither; `dy` is contiguous.
+    fn unary_grad(&self, f: Unary, s: Option<&Tensor>, dy: &mut Tensor) -> Result<()>;
     /// Reduces the axes on which `out`, of the same rank, has size 1.
     fn reduce(&self, reduce: Reduce, x: &Tensor, out: &mut Tensor) -> Result<()>;
     /// A batched matrix product.

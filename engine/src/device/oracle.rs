@@ -5,6 +5,7 @@ use crate::device::{Backend, Distribution, Gemm, Map, Reduce, Storage};
 use crate::dtype::{DType, Element, from_bytes, with_dtype};
 use crate::error::{Error, Result};
 use crate::layout::{Layout, for_each_run};
+use crate::ops::unary::Unary;
 use crate::random::RandomKey;
 use crate::tensor::Tensor;
 
@@ -105,11 +106,6 @@ impl Backend for Oracle {
             .collect::<Result<Vec<_>>>()?;
         let result: Vec<f64> = match map {
             Map::Unary(f) => x[0].iter().map(|x| f.eval(*x)).collect(),
-            Map::UnaryGrad(f) => x[0]
-                .iter()
-                .zip(&x[1])
-                .map(|(dy, s)| dy * f.derivative(*s))
-                .collect(),
             Map::Binary(f) => x[0]
                 .iter()
                 .zip(&x[1])
@@ -120,6 +116,13 @@ impl Backend for Oracle {
                 .collect(),
         };
         visit(out, &result, |slot, v| *slot = v)
+    }
+
+    fn unary_grad(&self, f: Unary, s: Option<&Tensor>, dy: &mut Tensor) -> Result<()> {
+        let s = s.map(values).transpose()?;
+        let at = |i: usize| s.as_ref().map_or(0.0, |s| s[i]);
+        let factors: Vec<f64> = (0..dy.len()).map(|i| f.derivative(at(i))).collect();
+        visit(dy, &factors, |slot, v| *slot *= v)
     }
 
     fn reduce(&self, reduce: Reduce, x: &Tensor, out: &mut Tensor) -> Result<()> {

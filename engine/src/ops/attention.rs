@@ -221,7 +221,7 @@ impl Op for Attention {
         composed(&part(0)?, &part(1)?, &part(2)?, &options)?.permute(&[0, 2, 1, 3])
     }
 
-    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let dy = if self.packed {
             dy.with_layout(swapped(dy.layout()))
         } else {
@@ -249,7 +249,7 @@ impl Op for Attention {
                 let whole = Layout::contiguous(out.layout().shape);
                 let target = Disjoint::new(out.as_mut_slice()?);
                 let parts = std::array::from_fn(|i| Some((&target, heads(&unpacked(&whole, i)))));
-                self.sweep(saved, &dy, parts, beta != 0.0, dbias.as_mut())
+                self.sweep(&saved, &dy, parts, beta != 0.0, dbias.as_mut())
             })?;
         } else {
             let mut outs = [const { None }; 3];
@@ -270,7 +270,7 @@ impl Op for Attention {
                 }
             }
             self.sweep(
-                saved,
+                &saved,
                 &dy,
                 targets
                     .each_ref()
@@ -328,7 +328,7 @@ impl Attention {
             }
         };
         let call = kernel::Backward {
-            inputs: operands([q, k, v], saved.find(MASK), saved.find(BIAS))?,
+            inputs: operands([q, k, v], saved.find(MASK)?, saved.find(BIAS)?)?,
             out: operand(saved.get(O)?)?,
             lse: saved.get(LSE)?.as_slice()?,
             dout: operand(dy)?,

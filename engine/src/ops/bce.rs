@@ -68,7 +68,7 @@ impl Op for Bce {
         hit.add(&miss)?.neg()
     }
 
-    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let (p, t) = (saved.get(0)?, saved.get(1)?);
         let other = p.affine(-1.0, 1.0)?;
         if grads.needs(0) {

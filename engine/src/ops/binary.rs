@@ -6,7 +6,7 @@ use crate::device::Map;
 use crate::error::Result;
 use crate::layout::Layout;
 use crate::op::{Forward, Op, Saved, apply};
-use crate::ops::unary::Real;
+use crate::ops::real::Real;
 use crate::tape::Grads;
 use crate::tensor::Tensor;
 
@@ -124,7 +124,7 @@ impl Op for Binary {
         Ok(y)
     }
 
-    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let (mut da, mut db) = (None, None);
         match self {
             Binary::Add | Binary::Sub => {
@@ -247,7 +247,7 @@ impl Op for Where {
         Ok(y)
     }
 
-    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let (c, zero) = (saved.get(0)?, Tensor::zeros(&[1], dy.dtype(), dy.device())?);
         if grads.needs(1) {
             grads.add(1, c.select(&dy, &zero)?.sum_to(grads.shape(1))?)?;

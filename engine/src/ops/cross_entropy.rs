@@ -129,15 +129,15 @@ impl Op for CrossEntropy {
         row.mul(w)?.sum_all()?.affine(-1.0, none)
     }
 
-    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
-        let z = saved.get(0)?;
-        let (c, scale) = (z.last_dim(), dy.item()? as f32);
-        let (logits, target) = (z.as_slice::<f32>()?, saved.get(1)?.as_slice::<u32>()?);
+    /// The logits, the largest tensor of a language model's step, give their place to their gradient.
+    fn backward(&self, mut saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+        let mut dz = saved.take(0)?.into_own()?;
+        let (c, scale) = (dz.last_dim(), dy.item()? as f32);
+        let target = saved.get(1)?.as_slice::<u32>()?;
         let (weight, lse) = (
             saved.get(2)?.as_slice::<f32>()?,
             saved.get(3)?.as_slice::<f32>()?,
         );
-        let mut dz = Tensor::empty(z.shape(), DType::F32, z.device())?;
         threads::par_rows(
             dz.as_mut_slice::<f32>()?,
             c,
@@ -148,14 +148,13 @@ impl Op for CrossEntropy {
                     || {
                         for (i, d) in part.chunks_exact_mut(c).enumerate() {
                             let row = first + i;
-                            let (z, w, l) =
-                                (&logits[row * c..][..c], weight[row] * scale, lse[row]);
+                            let (w, l) = (weight[row] * scale, lse[row]);
                             if w == 0.0 {
                                 d.fill(0.0);
                                 continue;
                             }
-                            for j in 0..c {
-                                d[j] = w * (math::exp(z[j] - l) - self.smoothing / c as f32);
+                            for d in &mut *d {
+                                *d = w * (math::exp(*d - l) - self.smoothing / c as f32);
                             }
                             d[target[row] as usize] -= w * (1.0 - self.smoothing);
                         }

@@ -58,7 +58,7 @@ impl Op for Cumsum {
         rows.matmul(&ones.triu(0)?)?.reshape(x.shape())
     }
 
-    fn backward(&self, _: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, _: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         grads.add(0, run(&dy, true)?)
     }
 }

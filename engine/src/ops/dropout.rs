@@ -82,7 +82,7 @@ impl Op for Dropout {
         drop_with(x, x.shape(), self.p, self.key)
     }
 
-    fn backward(&self, _: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, _: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         grads.add(0, self.masked(&dy)?)
     }
 }

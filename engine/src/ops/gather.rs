@@ -67,7 +67,7 @@ impl Op for GatherRows {
         Ok(y)
     }
 
-    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let (index, dy) = (saved.get(0)?, dy.packed()?);
         grads.write(0, |out, beta| {
             if beta == 0.0 {
@@ -110,7 +110,7 @@ impl Op for ScatterAddRows {
         Ok(y)
     }
 
-    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         if grads.needs(2) {
             grads.add(2, dy.gather_rows(saved.get(0)?)?)?;
         }
@@ -148,7 +148,7 @@ impl Op for Take {
         Ok(y)
     }
 
-    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let (index, dy) = (saved.get(0)?, dy.packed()?);
         grads.write(0, |out, beta| {
             if beta == 0.0 {
@@ -192,7 +192,7 @@ impl Op for ScatterAdd {
         Ok(y)
     }
 
-    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         if grads.needs(2) {
             grads.add(2, dy.take(saved.get(0)?)?)?;
         }

@@ -188,7 +188,7 @@ impl Op for Linear {
         Ok(y.relayout(Layout::contiguous(shape)))
     }
 
-    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let dy = as_matrix(&dy)?;
         if grads.needs(0) {
             write_matrix(grads, 0, |out, beta| {

@@ -172,9 +172,9 @@ impl Op for LowRank {
         linear(inputs[0], &inputs[1].add(&delta)?, bias)
     }
 
-    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let dy = as_matrix(&dy)?;
-        let (x, a, b, lambda) = (saved.get(0)?, saved.get(2)?, saved.get(3)?, saved.find(4));
+        let (x, a, b, lambda) = (saved.get(0)?, saved.get(2)?, saved.get(3)?, saved.find(4)?);
         if grads.needs(0) {
             let (w, factors) = (saved.get(1)?, Factors::new(a, b, lambda, self.scale)?);
             let extra = Extra {

@@ -98,7 +98,7 @@ impl Op for MatMul {
         Ok(c)
     }
 
-    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let (ta, tb) = (self.trans_a, self.trans_b);
         if grads.needs(0) {
             let b = saved.get(1)?;

@@ -14,6 +14,7 @@ pub mod loss;
 pub mod low_rank;
 pub mod matmul;
 pub mod norm;
+pub mod real;
 pub mod recompute;
 pub mod reduce;
 pub mod rotary;

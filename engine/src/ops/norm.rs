@@ -16,6 +16,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::op::{Forward, Op, Saved, apply};
 use crate::ops::softmax::GRAIN;
+use crate::pool::with_scratch;
 use crate::tape::Grads;
 use crate::tensor::Tensor;
 
@@ -48,7 +49,7 @@ impl Norm {
         (mean, 1.0 / (square + self.eps).sqrt())
     }
 
-    /// dx of a row.
+    /// dx of a row, in place or added to what `dx` holds; `u` is scratch.
     #[inline(always)]
     fn row_backward(
         &self,
@@ -56,15 +57,16 @@ impl Norm {
         (mean, r): (f32, f32),
         gain: &[f32],
         dy: &[f32],
-        dx: &mut [f32],
+        u: &mut [f32],
+        (dx, add): (&mut [f32], bool),
     ) {
         let n = x.len();
         for j in 0..n {
-            dx[j] = gain[j] * dy[j];
+            u[j] = gain[j] * dy[j];
         }
         let mean_u = if self.centred {
             simd::sum_of(
-                dx,
+                u,
                 #[inline(always)]
                 |v| v,
             ) / n as f32
@@ -72,14 +74,20 @@ impl Norm {
             0.0
         };
         let along = simd::sum_of_pairs(
-            dx,
+            u,
             x,
             #[inline(always)]
             |u, x, s| u.mul_add(x - mean, s),
         );
         let slope = along * r * r / n as f32;
-        for j in 0..n {
-            dx[j] = r * (dx[j] - mean_u - (x[j] - mean) * slope);
+        if add {
+            for j in 0..n {
+                dx[j] += r * (u[j] - mean_u - (x[j] - mean) * slope);
+            }
+        } else {
+            for j in 0..n {
+                dx[j] = r * (u[j] - mean_u - (x[j] - mean) * slope);
+            }
         }
     }
 }
@@ -95,6 +103,10 @@ impl Op for Norm {
 
     fn supports(&self, device: &Device) -> bool {
         device.is_cpu()
+    }
+
+    fn is_remade(&self) -> bool {
+        true
     }
 
     fn forward(&self, f: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
@@ -166,7 +178,7 @@ impl Op for Norm {
         }
     }
 
-    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let (x, stats, gain, dy) = (saved.get(0)?, saved.get(1)?, saved.get(2)?, dy.packed()?);
         let (n, rows) = (x.last_dim(), x.rows());
         let (source, s, g, d) = (
@@ -175,27 +187,25 @@ impl Op for Norm {
             gain.as_slice::<f32>()?,
             dy.as_slice::<f32>()?,
         );
-        if grads.needs(0) {
-            let mut dx = Tensor::empty(x.shape(), DType::F32, x.device())?;
-            threads::par_rows(
-                dx.as_mut_slice::<f32>()?,
-                n,
-                threads::rows_per_piece(n, GRAIN),
-                |first, part| {
+        grads.write(0, |dx, beta| {
+            let piece = threads::rows_per_piece(n, GRAIN);
+            threads::par_rows(dx.as_mut_slice::<f32>()?, n, piece, |first, part| {
+                with_scratch(n, |u| {
                     simd::dispatch(
                         #[inline(always)]
                         || {
                             for (i, dx) in part.chunks_exact_mut(n).enumerate() {
                                 let row = first + i;
                                 let (x, dy) = (&source[row * n..][..n], &d[row * n..][..n]);
-                                self.row_backward(x, (s[2 * row], s[2 * row + 1]), &g[..n], dy, dx);
+                                let stats = (s[2 * row], s[2 * row + 1]);
+                                self.row_backward(x, stats, &g[..n], dy, u, (dx, beta != 0.0));
                             }
                         },
                     );
-                },
-            );
-            grads.add(0, dx)?;
-        }
+                });
+            });
+            Ok(())
+        })?;
         if grads.needs(1) || (self.centred && grads.needs(2)) {
             // Partial sums of fixed blocks of rows, added in their order.
             let block = threads::rows_per_piece(n, 4 * GRAIN);

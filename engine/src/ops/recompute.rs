@@ -44,7 +44,7 @@ impl<F: Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static> Op for Recomput
         Ok(y.detach())
     }
 
-    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
         reads.iter().try_for_each(Read::unchanged)?;
         let first = next_node();

@@ -44,7 +44,7 @@ impl Op for ReduceAxes {
         Ok(y)
     }
 
-    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let dx = match self.reduce {
             Reduce::Sum => dy.expand(grads.shape(0))?,
             Reduce::Max | Reduce::Min => {

@@ -86,7 +86,7 @@ impl Op for Rotary {
         Tensor::concat(&[&y, &z], axis)
     }
 
-    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         grads.add(0, rotate(&dy, saved.get(0)?, saved.get(1)?, true)?)
     }
 }

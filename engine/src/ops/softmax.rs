@@ -94,7 +94,7 @@ impl Op for Softmax {
         }
     }
 
-    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let (y, dy) = (saved.get(0)?, dy.packed()?);
         let (n, y, dy) = (y.last_dim(), y.as_slice::<f32>()?, dy.as_slice::<f32>()?);
         let mut dx = Tensor::empty(grads.shape(0), DType::F32, saved.get(0)?.device())?;

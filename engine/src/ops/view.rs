@@ -25,7 +25,7 @@ impl Op for Reshape {
         Ok(x.with_layout(layout))
     }
 
-    fn backward(&self, _: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, _: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let shape = Dims::new(grads.shape(0))?;
         let dy = dy.packed()?;
         let layout = Layout {
@@ -53,7 +53,7 @@ impl Op for Windows {
         .packed()
     }
 
-    fn backward(&self, _: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, _: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         grads.add_region(0, self.0, &dy)
     }
 }
@@ -88,7 +88,7 @@ impl Op for Permute {
         }
     }
 
-    fn backward(&self, _: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, _: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let mut inverse = Permute([0; crate::layout::MAX_RANK]);
         for axis in 0..dy.rank() {
             inverse.0[self.0[axis]] = axis;
@@ -113,7 +113,7 @@ impl Op for Expand {
         inputs[0].broadcast_view("expand", &self.0)?.packed()
     }
 
-    fn backward(&self, _: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, _: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let dx = dy.sum_to(grads.shape(0))?;
         grads.add(0, dx)
     }
@@ -174,7 +174,7 @@ impl Op for Concat {
         Ok(out)
     }
 
-    fn backward(&self, _: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, _: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let mut start = 0;
         for i in 0.. {
             if start == dy.shape()[self.0] {
@@ -203,7 +203,7 @@ impl Op for Cast {
         inputs[0].converted(self.0)
     }
 
-    fn backward(&self, _: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, _: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let dx = if dy.dtype() == DType::F64 {
             dy
         } else {
@@ -487,7 +487,7 @@ impl Op for Narrow {
         )))
     }
 
-    fn backward(&self, _: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, _: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let whole = Layout::contiguous(Dims::new(grads.shape(0))?);
         grads.add_region(
             0,

@@ -1,7 +1,7 @@
 //! Elementwise functions.
 
 use super::copy;
-use super::walk::Walk;
+use super::walk::{GRAIN, Walk};
 use crate::cpu::{simd, threads};
 use crate::device::Map;
 use crate::dtype::DType;
@@ -55,6 +55,48 @@ fn map_with<const K: usize>(
                         *y = f(std::array::from_fn(|k| {
                             sources[k][at[k + 1] + i * step[k + 1]]
                         }));
+                    }
+                }
+            },
+        );
+    });
+    Ok(())
+}
+
+/// `y[i] ← y[i]·f(s[i])`, or times f(0) without an s; `y` is contiguous.
+fn scale_with(
+    s: Option<&Tensor>,
+    y: &mut Tensor,
+    f: impl Fn(f32) -> f32 + Sync + Copy,
+) -> Result<()> {
+    let layout = *y.layout();
+    let target = threads::Disjoint::new(y.storage_mut::<f32>()?);
+    let Some(s) = s else {
+        let factor = f(0.0);
+        threads::par_chunks(layout.shape.count(), GRAIN, |range| {
+            let (start, end) = (layout.offset + range.start, layout.offset + range.end);
+            // SAFETY: the chunks do not overlap.
+            let y = unsafe { target.slice(start..end) };
+            simd::dispatch(
+                #[inline(always)]
+                || y.iter_mut().for_each(|y| *y *= factor),
+            );
+        });
+        return Ok(());
+    };
+    let source = s.storage_slice::<f32>()?;
+    Walk::new([&layout, s.layout()]).each(|at, n, step| {
+        // SAFETY: runs of a contiguous tensor do not overlap.
+        let y = unsafe { target.slice(at[0]..at[0] + n) };
+        simd::dispatch(
+            #[inline(always)]
+            || {
+                if step[1] == 1 {
+                    let s = &source[at[1]..at[1] + n];
+                    y.iter_mut().zip(s).for_each(|(y, s)| *y *= f(*s));
+                } else {
+                    for (i, y) in y.iter_mut().enumerate() {
+                        *y *= f(source[at[1] + i * step[1]]);
                     }
                 }
             },
@@ -123,19 +165,6 @@ fn map_f32(map: Map, inputs: &[&Tensor], out: &mut Tensor) -> Result<()> {
             }
             each_unary!(f, go)
         }
-        (Map::UnaryGrad(f), &[dy, s]) => {
-            macro_rules! go {
-                ($f:expr) => {
-                    map_with(
-                        [dy, s],
-                        out,
-                        #[inline(always)]
-                        move |[dy, s]| dy * $f.derivative(s),
-                    )
-                };
-            }
-            each_unary!(f, go)
-        }
         (Map::Binary(f), &[a, b]) => {
             macro_rules! go {
                 ($f:expr) => {
@@ -160,6 +189,27 @@ fn map_f32(map: Map, inputs: &[&Tensor], out: &mut Tensor) -> Result<()> {
             inputs.len()
         ))),
     }
+}
+
+/// `dy ← dy ⊙ f′`; other types than f32 by way of f32.
+pub(super) fn unary_grad(f: Unary, s: Option<&Tensor>, dy: &mut Tensor) -> Result<()> {
+    let s = s.map(widened).transpose()?;
+    if dy.dtype() != DType::F32 {
+        let mut wide = widened(dy)?;
+        unary_grad(f, s.as_ref(), &mut wide)?;
+        return copy::copy(&wide, dy);
+    }
+    macro_rules! go {
+        ($f:expr) => {
+            scale_with(
+                s.as_ref(),
+                dy,
+                #[inline(always)]
+                move |s| $f.derivative(s),
+            )
+        };
+    }
+    each_unary!(f, go)
 }
 
 /// An elementwise function; other types than f32 by way of f32.

@@ -4,6 +4,7 @@ use crate::cpu::{select, threads};
 use crate::device::{Backend, Distribution, Gemm, Map, Reduce, Storage};
 use crate::dtype::{DType, Element, from_bytes, with_dtype};
 use crate::error::{Error, Result};
+use crate::ops::unary::Unary;
 use crate::pool::PoolBuf;
 use crate::random::RandomKey;
 use crate::tensor::Tensor;
@@ -84,6 +85,10 @@ impl Backend for Cpu {
 
     fn map(&self, map: Map, inputs: &[&Tensor], out: &mut Tensor) -> Result<()> {
         map::map(map, inputs, out)
+    }
+
+    fn unary_grad(&self, f: Unary, s: Option<&Tensor>, dy: &mut Tensor) -> Result<()> {
+        map::unary_grad(f, s, dy)
     }
 
     fn reduce(&self, reduce: Reduce, x: &Tensor, out: &mut Tensor) -> Result<()> {
