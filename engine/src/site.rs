@@ -268,10 +268,11 @@ impl Site {
     /// It is no linear.
     pub fn weight(&self) -> Result<Tensor> {
         let stored = self.view()?.stored()?;
-        if self.view()?.transposed {
-            stored.t()
-        } else {
-            Ok(stored)
+        match (self.view()?.transposed, stored.requires_grad()) {
+            (false, _) => Ok(stored),
+            (true, true) => stored.t(),
+            // A frozen one is not copied.
+            (true, false) => Ok(stored.turned()),
         }
     }
 

@@ -28,12 +28,11 @@ struct Linear {
 impl Linear {
     /// W as `[m, n]`, outside the tape.
     fn weight(&self, w: &Tensor) -> Tensor {
-        let mut layout = *w.layout();
         if self.transposed && w.rank() == 2 {
-            layout.shape.swap(0, 1);
-            layout.strides.swap(0, 1);
+            w.turned()
+        } else {
+            w.detach()
         }
-        w.with_layout(layout)
     }
 }
 
@@ -79,7 +78,7 @@ fn forward_product(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tens
             let bias = bias.packed()?;
             let extra = Extra {
                 bias: Some(bias.as_slice()?),
-                term: None,
+                ..Extra::default()
             };
             product_with((x, false), (w, true), extra, 1.0, 0.0, &mut y)?;
         }

@@ -7,10 +7,12 @@
 //!
 //! x `[…, n]`, W `[m, n]` frozen, A `[r, n]`, B `[m, r]`, λ `[r]` or none (ones). W + s·B·Λ·A exists panel by panel only, made as
 //! the product packs W, for y and again for dx: at r ≪ tokens that is cheaper than two thin products a token, and cheaper than
-//! keeping it. The gradients of the factors have the thin form, so that no m×n gradient exists. A triplet whose λ is 0 takes no
-//! part in ΔW, dA and dB; its dλ is that of any other. Saved: x, A, B, λ, and W where dx is wanted.
+//! keeping it. h comes with y and g with dx, in the same pass over x or dy. The gradients of the factors have the thin form, so
+//! that no m×n gradient exists. A triplet whose λ is 0 takes no part in ΔW, dA and dB; its dλ is that of any other. Saved: x, A,
+//! B, λ, h, and W where dx is wanted.
 
-use crate::cpu::gemm::{Dims, Extra, Layout as Strides, Scale, Term, gemm};
+use crate::cpu::gemm::{Beside, Dims, Extra, Layout as Strides, Scale, Term, gemm};
+use crate::cpu::threads::Disjoint;
 use crate::device::{Device, product_with};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -147,13 +149,31 @@ impl Op for LowRank {
             Factors::new(a, b, lambda, self.scale)?,
             bias.map(Tensor::packed).transpose()?,
         );
+        let wants_h = f.needs(3) || lambda.is_some() && f.needs(inputs.len() - 1);
+        let mut h = Tensor::empty(
+            &[x.rows(), if wants_h { a.shape()[0] } else { 0 }],
+            DType::F32,
+            x.device(),
+        )?;
+        let (right, n) = (a.packed()?, h.last_dim());
+        let out = Disjoint::new(h.as_mut_slice()?);
         let extra = Extra {
             bias: bias.as_ref().map(Tensor::as_slice).transpose()?,
             term: factors.term(true),
+            beside: wants_h.then_some(Beside {
+                right: (right.as_slice()?, Strides::transposed(right.last_dim())),
+                n,
+                out: &out,
+            }),
         };
         product_with((&x, false), (w, true), extra, 1.0, 0.0, &mut y)?;
-        if f.needs_any() {
+        if wants_h {
+            f.save(5, &h);
+        }
+        if f.needs(2) {
             f.save(0, &x);
+        }
+        if f.needs_any() {
             f.save(2, a);
             f.save(3, b);
             if let Some(lambda) = lambda {
@@ -174,41 +194,48 @@ impl Op for LowRank {
 
     fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let dy = as_matrix(&dy)?;
-        let (x, a, b, lambda) = (saved.get(0)?, saved.get(2)?, saved.get(3)?, saved.find(4)?);
-        if grads.needs(0) {
+        let (a, b, lambda) = (saved.get(2)?, saved.get(3)?, saved.find(4)?);
+        let lambda_at = 4 + self.has_bias as usize;
+        let wants_lambda = self.has_lambda && grads.needs(lambda_at);
+        let wants_g = grads.needs(2) || wants_lambda;
+        let g = if grads.needs(0) {
             let (w, factors) = (saved.get(1)?, Factors::new(a, b, lambda, self.scale)?);
+            let mut g = Tensor::empty(&[dy.rows(), b.last_dim()], DType::F32, dy.device())?;
+            let (right, n) = (b.packed()?, b.last_dim());
+            let out = Disjoint::new(g.as_mut_slice()?);
             let extra = Extra {
                 bias: None,
                 term: factors.term(false),
+                beside: wants_g.then_some(Beside {
+                    right: (right.as_slice()?, Strides::row_major(n)),
+                    n,
+                    out: &out,
+                }),
             };
             write_matrix(grads, 0, |out, beta| {
                 product_with((&dy, false), (w, false), extra, 1.0, beta, out)
             })?;
-        }
-        let lambda_at = 4 + self.has_bias as usize;
-        let wants_lambda = self.has_lambda && grads.needs(lambda_at);
-        let triplets = Triplets::new(lambda, a.shape()[0], self.scale)?;
-        let g = if grads.needs(2) || wants_lambda {
+            wants_g.then_some(g)
+        } else if wants_g {
             Some(dy.matmul(b)?)
         } else {
             None
         };
-        let h = if grads.needs(3) || wants_lambda {
-            Some(x.matmul_t(a, false, true)?)
-        } else {
-            None
-        };
-        if let Some(g) = &g {
+        let triplets = Triplets::new(lambda, a.shape()[0], self.scale)?;
+        if let (true, Some(g)) = (grads.needs(2), &g) {
+            let x = saved.get(0)?;
             grads.write(2, |out, beta| {
                 triplets.gradient(g, x, Side::Left, beta, out)
             })?;
         }
-        if let Some(h) = &h {
+        if grads.needs(3) {
+            let h = saved.get(5)?;
             grads.write(3, |out, beta| {
                 triplets.gradient(h, &dy, Side::Right, beta, out)
             })?;
         }
-        if let (true, Some(g), Some(h)) = (wants_lambda, &g, &h) {
+        if let (true, Some(g)) = (wants_lambda, &g) {
+            let h = saved.get(5)?;
             grads.add(lambda_at, g.mul(h)?.sum(0)?.affine(self.scale as f64, 0.0)?)?;
         }
         if self.has_bias {

@@ -132,11 +132,10 @@ impl WithSimd for BackwardHead<'_> {
         let (dv, rest) = rest.split_at_mut(tk * wide);
         let (kt, rest) = rest.split_at_mut(d * long);
         let vt = &mut rest[..d * long];
-        // V is needed transposed only; dV's place holds it until then.
-        gather(dv, d, tk, 1.0, inputs.v.0, |t| inputs.v.1.row(head, t));
-        transpose(vt, d, tk, dv);
+        // V is needed transposed only.
+        transpose(vt, d, tk, inputs.v, head);
+        transpose(kt, d, tk, inputs.k, head);
         gather(k, d, tk, 1.0, inputs.k.0, |t| inputs.k.1.row(head, t));
-        transpose(kt, d, tk, k);
         dk.fill(0.0);
         dv.fill(0.0);
         let lse = &lse[(head.0 * shape.heads + head.1) * tq..][..tq];

@@ -37,12 +37,9 @@ impl WithSimd for ForwardHead<'_, '_> {
         let (q, rest) = scratch.split_at_mut(ROWS * wide);
         let (o, rest) = rest.split_at_mut(ROWS * wide);
         let (s, rest) = rest.split_at_mut(ROWS * KEYS);
-        let (k, rest) = rest.split_at_mut(tk * wide);
+        let (v, rest) = rest.split_at_mut(tk * wide);
         let kt = &mut rest[..d * long];
-        gather(k, d, tk, 1.0, inputs.k.0, |t| inputs.k.1.row(head, t));
-        transpose(kt, d, tk, k);
-        // K itself is done with: its place takes V.
-        let v = k;
+        transpose(kt, d, tk, inputs.k, head);
         gather(v, d, tk, 1.0, inputs.v.0, |t| inputs.v.1.row(head, t));
         for first in (0..tq).step_by(ROWS) {
             let rows = ROWS.min(tq - first);

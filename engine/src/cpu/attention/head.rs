@@ -1,6 +1,7 @@
 //! A head's matrices in padded scratch, and its scores made probabilities.
 
-use super::{Inputs, KEYS, Shape};
+use super::{Heads, Inputs, KEYS, Shape};
+use crate::cpu::gemm;
 use crate::cpu::math;
 use crate::cpu::simd::{self, LANES};
 
@@ -23,26 +24,17 @@ pub(super) fn gather(
     }
 }
 
-/// The transpose of padded rows: feature j of row i to `[j, i]`; rows of `to` are padded too.
-#[inline(always)]
-pub(super) fn transpose(to: &mut [f32], d: usize, rows: usize, from: &[f32]) {
-    let (wide, long) = (d.next_multiple_of(LANES), rows.next_multiple_of(LANES));
-    for first in (0..long).step_by(LANES) {
-        for j in 0..d {
-            let block = &mut to[j * long + first..][..LANES];
-            if first + LANES <= rows {
-                let source = &from[first * wide + j..][..(LANES - 1) * wide + 1];
-                for i in 0..LANES {
-                    block[i] = source[i * wide];
-                }
-            } else {
-                block.fill(0.0);
-                for i in first..rows {
-                    block[i - first] = from[i * wide + j];
-                }
-            }
-        }
-    }
+/// A head's rows, transposed where they lie: feature j of row i to `[j, i]`, rows of `to` padded with zeros to whole vectors.
+pub(super) fn transpose(
+    to: &mut [f32],
+    d: usize,
+    rows: usize,
+    (from, heads): (&[f32], Heads),
+    head: (usize, usize),
+) {
+    let from = from.get(heads.row(head, 0)..).unwrap_or_default();
+    let long = rows.next_multiple_of(LANES);
+    gemm::transpose((from, heads.token), [rows, d], (to, long));
 }
 
 /// `[rows, KEYS]` of scores made final: bias, mask, and −∞ for keys that a causal row does not see.

@@ -1,6 +1,6 @@
 //! Attention, head by head, on strided matrices; the formulas stand in [`crate::ops::attention`].
 //!
-//! Q, K and V of a head are gathered once into padded scratch (K and, in backward, V transposed too), so that every product
+//! Q, K and V of a head are gathered once into padded scratch (K and, in backward, V transposed), so that every product
 //! has the form Σ_l A(i, l)·B[l, ·] with B's rows along the vector: one register tile serves all seven. Scores live in one
 //! tile of [`ROWS`] × [`KEYS`] at a time. Forward keeps a running maximum and sum per row (Milakov & Gimelshein 2018), backward
 //! makes the probabilities again from the log-sum-exp. Key tiles that a causal row cannot see are never computed.

@@ -26,8 +26,12 @@ pub(super) fn product<S: Simd>(
         );
     }
     let lanes = S::F32_LANES;
+    // 16 lanes come with 32 registers, which hold twice the sums.
+    let most = if lanes == 16 { 8 } else { 4 };
     for j in (0..n).step_by(2 * lanes) {
-        for i in (0..m).step_by(4) {
+        let mut i = 0;
+        while i < m {
+            let rows = if m - i >= most { most } else { (m - i).min(4) };
             // SAFETY: the assertions cover rows below m, columns below n and sums below k; the tile stays inside them.
             unsafe {
                 let a = a.as_ptr().add(i * a_row);
@@ -44,17 +48,20 @@ pub(super) fn product<S: Simd>(
                         )
                     };
                 }
-                match (m - i, n - j > lanes) {
+                match (rows, n - j > lanes) {
                     (1, false) => run!(1, 1),
                     (1, true) => run!(1, 2),
                     (2, false) => run!(2, 1),
                     (2, true) => run!(2, 2),
                     (3, false) => run!(3, 1),
                     (3, true) => run!(3, 2),
-                    (_, false) => run!(4, 1),
-                    (_, true) => run!(4, 2),
+                    (4, false) => run!(4, 1),
+                    (4, true) => run!(4, 2),
+                    (_, false) => run!(8, 1),
+                    (_, true) => run!(8, 2),
                 }
             }
+            i += rows;
         }
     }
 }

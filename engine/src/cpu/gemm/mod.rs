@@ -135,6 +135,17 @@ pub struct Term<'a> {
     pub rank: usize,
 }
 
+/// A second product with the same A, `D = A·S`, in the same pass over A: S k×n with few columns, D contiguous.
+#[derive(Clone, Copy)]
+pub struct Beside<'a> {
+    /// S.
+    pub right: (&'a [f32], Layout),
+    /// Columns of S and D.
+    pub n: usize,
+    /// D, m×n, overwritten.
+    pub out: &'a Disjoint<'a, f32>,
+}
+
 /// Additions to a product.
 #[derive(Clone, Copy, Default)]
 pub struct Extra<'a> {
@@ -142,6 +153,8 @@ pub struct Extra<'a> {
     pub bias: Option<&'a [f32]>,
     /// Added to B before the product: B + left·right.
     pub term: Option<Term<'a>>,
+    /// Another product of A.
+    pub beside: Option<Beside<'a>>,
 }
 
 /// `C = α·A·B + β·C`: A m×k, B k×n, C m×n with rows `c_stride` apart.
@@ -158,7 +171,7 @@ pub fn gemm<B: Operand>(
     gemm_with(dims, scale, a, b, Extra::default(), c);
 }
 
-/// `C = α·A·(B + L·R) + β·C + bias`.
+/// `C = α·A·(B + L·R) + β·C + bias`, and `D = A·S`.
 ///
 /// # Panics
 /// Slices that are too short for their layouts.
@@ -184,7 +197,7 @@ fn gemm_on<B: Operand>(
     (c, c_stride): (&mut [f32], usize),
 ) {
     let Dims { m, n, k } = dims;
-    if m == 0 || n == 0 {
+    if m == 0 || (n == 0 && extra.beside.is_none_or(|beside| beside.n == 0)) {
         return;
     }
     let holds = |name, len: usize, layout: Layout, rows, columns| {
@@ -205,6 +218,10 @@ fn gemm_on<B: Operand>(
         holds("the term's left factor", left.0.len(), left.1, k, rank);
         holds("the term's right factor", right.0.len(), right.1, rank, n);
     }
+    if let Some(Beside { right, n, out }) = extra.beside {
+        holds("S", right.0.len(), right.1, k, n);
+        holds("D", out.len(), Layout::row_major(n), m, n);
+    }
     let job = Job {
         isa,
         dims,
@@ -212,10 +229,11 @@ fn gemm_on<B: Operand>(
         a,
         a_layout,
         bias: extra.bias,
+        beside: extra.beside,
         c: Disjoint::new(c),
         c_stride,
     };
-    if let (Some(b), None) = (B::as_f32(b), extra.term) {
+    if let (Some(b), None, None) = (B::as_f32(b), extra.term, extra.beside) {
         // Turning B pays for few columns only, or many rows.
         let few = n <= THIN && (b_layout.rows == 1 || n <= 16 || m >= 512);
         let wide = job.isa == Isa::Avx512 && n >= 16 || n >= 8;
@@ -230,6 +248,33 @@ fn gemm_on<B: Operand>(
         }
     }
     job.packed(b, b_layout, extra.term);
+}
+
+/// The transpose of `rows` rows of `width` elements, `between` apart, into `width` rows of `stride` elements, zeros after column
+/// `rows`.
+///
+/// # Panics
+/// Slices that are too short.
+pub(super) fn transpose(
+    (from, between): (&[f32], usize),
+    [rows, width]: [usize; 2],
+    (to, stride): (&mut [f32], usize),
+) {
+    assert!(
+        stride >= rows && to.len() >= width * stride,
+        "transpose: {rows} columns in rows of {stride}, {} elements for {width} rows",
+        to.len()
+    );
+    let turn = pack::Turn {
+        from,
+        between,
+        k: width,
+        columns: rows,
+        to: to.as_mut_ptr(),
+        stride,
+    };
+    // SAFETY: this CPU has the path in use, and `to` holds its rows.
+    unsafe { lanes::run(simd::isa(), &turn) }
 }
 
 /// `out = β·out + Σ_rows x` for rows of `out.len()` elements: a row of ones times x.
@@ -264,6 +309,7 @@ struct Job<'a> {
     a: &'a [f32],
     a_layout: Layout,
     bias: Option<&'a [f32]>,
+    beside: Option<Beside<'a>>,
     c: Disjoint<'a, f32>,
     c_stride: usize,
 }

@@ -49,6 +49,35 @@ impl<B: Operand> Kernel for Panel<'_, B> {
     }
 }
 
+/// The transpose of `columns` rows of `k` elements, `between` apart: element p of row j to `[p, j]`, rows of `to` `stride` apart.
+pub(super) struct Turn<'a> {
+    pub from: &'a [f32],
+    pub between: usize,
+    pub k: usize,
+    pub columns: usize,
+    /// `k` rows of `stride` ≥ `columns` elements, which hold zeros after the last column.
+    pub to: *mut f32,
+    pub stride: usize,
+}
+
+impl Kernel for Turn<'_> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(&self) {
+        // SAFETY: the caller made `to` long enough; elements of `from` are checked.
+        unsafe {
+            copy_transposed::<L, f32>(
+                self.from,
+                self.between,
+                self.k,
+                0,
+                self.columns,
+                self.to,
+                self.stride,
+            );
+        }
+    }
+}
+
 /// `panel += left·right`.
 #[inline(always)]
 unsafe fn add<L: Lanes>(term: Term, k: usize, panel: *mut f32, right: *const f32, stride: usize) {

@@ -4,7 +4,7 @@ use super::lanes::{Kernel, Lanes, run, tile_width};
 use super::pack::{self, Panel};
 use super::scratch::{self, Kind};
 use super::tile::{Columns, Epilogue, Rows, product, store};
-use super::{Dims, Job, Layout, Operand, PIECE, ROWS, Term};
+use super::{Beside, Dims, Job, Layout, Operand, PIECE, ROWS, Scale, Term};
 use crate::cpu::threads::{self, Disjoint};
 
 /// Terms of a sum that a tile takes before it goes to C: a panel's part of B then stays near.
@@ -22,6 +22,10 @@ struct Slab {
     width: usize,
     /// Elements from one panel to the next.
     panel: usize,
+    /// Panels of B; those of [`Beside`](super::Beside) follow in the last slab.
+    own: usize,
+    /// All panels.
+    panels: usize,
 }
 
 // SAFETY: the packed elements are only read while the slab is shared.
@@ -32,17 +36,48 @@ impl Job<'_> {
         let (Dims { n, k, .. }, width) = (self.dims, tile_width(self.isa));
         let panel = (k + term.map_or(0, |t| t.rank)) * width;
         let most = (SLAB / panel.max(1)).max(1) * width;
-        for first in (0..n).step_by(most) {
+        let side = self.beside.map_or(0, |beside| beside.n.div_ceil(width));
+        // A B without columns is a slab too, for what is beside it.
+        for first in (0..n.max(1)).step_by(most) {
             let columns = most.min(n - first);
-            let panels = columns.div_ceil(width);
+            let own = columns.div_ceil(width);
+            let panels = if first + columns == n {
+                own + side
+            } else {
+                own
+            };
             scratch::with(Kind::Shared, panels * panel, |packed| {
                 let target = Disjoint::new(packed);
                 threads::par_chunks(panels, (PIECE / 8 / panel.max(1)).max(1), |range| {
                     for i in range {
+                        // SAFETY: each panel is taken once.
+                        let panel =
+                            unsafe { target.slice(i * panel..(i + 1) * panel).as_mut_ptr() };
+                        if let (Some(beside), true) = (self.beside, i >= own) {
+                            let first = (i - own) * width;
+                            let (b, layout) = beside.right;
+                            let columns = width.min(beside.n - first);
+                            let term = None;
+                            // SAFETY: S was checked against its layout.
+                            unsafe {
+                                run(
+                                    self.isa,
+                                    &Panel {
+                                        b,
+                                        layout,
+                                        k,
+                                        first,
+                                        columns,
+                                        term,
+                                        panel,
+                                    },
+                                );
+                            }
+                            continue;
+                        }
                         let columns = width.min(columns - i * width);
-                        // SAFETY: each panel is taken once; B was checked against its layout.
+                        // SAFETY: B was checked against its layout.
                         unsafe {
-                            let panel = target.slice(i * panel..(i + 1) * panel).as_mut_ptr();
                             run(
                                 self.isa,
                                 &Panel {
@@ -64,6 +99,8 @@ impl Job<'_> {
                     columns,
                     width,
                     panel,
+                    own,
+                    panels,
                 });
             });
         }
@@ -72,9 +109,9 @@ impl Job<'_> {
     /// All rows of C over the columns of a slab.
     fn blocks(&self, slab: Slab) {
         let Dims { m, k, .. } = self.dims;
-        let panels = slab.columns.div_ceil(slab.width);
-        let group = (256 / slab.width).min(panels);
-        let groups = panels.div_ceil(group);
+        // What lies beside B joins the last group.
+        let group = (256 / slab.width).min(slab.own).max(1);
+        let groups = slab.own.div_ceil(group).max(1);
         let work = |rows: usize| rows * group * slab.width * k.max(1);
         let mut rows = 16 * ROWS;
         while rows > 2 * ROWS && m.div_ceil(rows) * groups < 16 && work(rows) > PIECE {
@@ -91,6 +128,8 @@ impl Job<'_> {
         threads::par_pieces(blocks * groups, |piece| {
             // A group of panels stays near while the rows go by.
             let (row, group_at) = (piece % blocks * rows, piece / blocks * group);
+            let last = piece / blocks + 1 == groups;
+            let group_end = if last { slab.panels } else { group_at + group };
             let rows = rows.min(m - row);
             scratch::with(
                 Kind::Own,
@@ -100,7 +139,7 @@ impl Job<'_> {
                         job: self,
                         slab,
                         rows: row..row + rows,
-                        panels: group_at..panels.min(group_at + group),
+                        panels: group_at..group_end,
                         depth,
                         tile,
                         own: if pack { Some(own.as_mut_ptr()) } else { None },
@@ -151,24 +190,32 @@ impl Kernel for Block<'_, '_> {
                     (a, row, step, next) = (own, 1, ROWS, self.tile);
                 }
                 for panel in self.panels.clone() {
-                    let column = panel * slab.width;
-                    let columns = slab.width.min(slab.columns - column);
+                    let beside = job.beside.filter(|_| panel >= slab.own);
+                    let column = (panel - beside.map_or(0, |_| slab.own)) * slab.width;
+                    let whole = beside.map_or(slab.columns, |beside| beside.n);
+                    let columns = slab.width.min(whole - column);
                     let stride = columns.next_multiple_of(L::WIDTH);
                     let b = Columns {
                         start: slab.packed.add(panel * slab.panel + start * stride),
                         stride,
                         part: columns % L::WIDTH,
                     };
-                    let column = slab.first + column;
-                    let bias = job
-                        .bias
-                        .filter(|_| start == 0)
-                        .map_or(std::ptr::null(), |bias| bias.as_ptr().add(column));
-                    let beta = if start == 0 { job.scale.beta } else { 1.0 };
+                    let (alpha, beta, bias, target, c_stride) = match beside {
+                        Some(Beside { n, out, .. }) => {
+                            (1.0, 0.0, None, out.as_ptr().add(column), n)
+                        }
+                        None => {
+                            let column = slab.first + column;
+                            let bias = job.bias.map(|bias| bias.as_ptr().add(column));
+                            let Scale { alpha, beta } = job.scale;
+                            (alpha, beta, bias, job.c.as_ptr().add(column), job.c_stride)
+                        }
+                    };
+                    let bias = bias.filter(|_| start == 0);
                     let epilogue = Epilogue {
-                        alpha: job.scale.alpha,
-                        beta,
-                        bias,
+                        alpha,
+                        beta: if start == 0 { beta } else { 1.0 },
+                        bias: bias.unwrap_or(std::ptr::null()),
                     };
                     for (tile, i) in self.rows.clone().step_by(ROWS).enumerate() {
                         let a = Rows {
@@ -177,12 +224,12 @@ impl Kernel for Block<'_, '_> {
                             step,
                             count: ROWS.min(self.rows.end - i),
                         };
-                        let c = job.c.as_ptr().add(i * job.c_stride + column);
+                        let c = target.add(i * c_stride);
                         match stride / L::WIDTH {
-                            1 => tile_into::<L, 1>(depth, a, b, epilogue, c, job.c_stride),
-                            2 => tile_into::<L, 2>(depth, a, b, epilogue, c, job.c_stride),
-                            3 => tile_into::<L, 3>(depth, a, b, epilogue, c, job.c_stride),
-                            _ => tile_into::<L, 4>(depth, a, b, epilogue, c, job.c_stride),
+                            1 => tile_into::<L, 1>(depth, a, b, epilogue, c, c_stride),
+                            2 => tile_into::<L, 2>(depth, a, b, epilogue, c, c_stride),
+                            3 => tile_into::<L, 3>(depth, a, b, epilogue, c, c_stride),
+                            _ => tile_into::<L, 4>(depth, a, b, epilogue, c, c_stride),
                         }
                     }
                 }

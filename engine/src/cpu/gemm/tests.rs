@@ -32,6 +32,8 @@ struct Case {
     scale: Scale,
     bias: bool,
     rank: usize,
+    /// Columns of the product beside it.
+    beside: usize,
     seed: u32,
 }
 
@@ -49,6 +51,7 @@ fn check<B: Operand>(case: Case, isa: Isa, narrow: impl Fn(f32) -> B) {
         scale,
         bias,
         rank,
+        beside,
         seed,
     } = case;
     let (la, lb, c_stride) = (layout(kinds[0], m, k), layout(kinds[1], k, n), n + 2);
@@ -66,6 +69,10 @@ fn check<B: Operand>(case: Case, isa: Isa, narrow: impl Fn(f32) -> B) {
         right: (&right, lr),
         rank,
     });
+    let ls = layout(kinds[1], k, beside);
+    let s = numbers(ls.extent(k, beside), seed ^ 6);
+    let mut d = vec![f32::NAN; m * beside];
+    let out = Disjoint::new(&mut d);
     let mut c = start.clone();
     if scale.beta == 0.0 {
         c.chunks_exact_mut(c_stride)
@@ -74,6 +81,11 @@ fn check<B: Operand>(case: Case, isa: Isa, narrow: impl Fn(f32) -> B) {
     let extra = Extra {
         bias: bias.as_deref(),
         term,
+        beside: (beside > 0).then_some(Beside {
+            right: (&s, ls),
+            n: beside,
+            out: &out,
+        }),
     };
     gemm_on(
         isa,
@@ -85,6 +97,17 @@ fn check<B: Operand>(case: Case, isa: Isa, narrow: impl Fn(f32) -> B) {
         (&mut c, c_stride),
     );
     let wide = |x: f32| f64::from(x);
+    for (at, got) in d.iter().enumerate() {
+        let (i, j) = (at / beside, at % beside);
+        let terms =
+            (0..k).map(|p| wide(a[i * la.rows + p * la.cols]) * wide(s[p * ls.rows + j * ls.cols]));
+        let (sum, size) = terms.fold((0.0, 0.0), |(s, z), t| (s + t, z + t.abs()));
+        let bound = (gamma(k + 2) + (k + 3) as f64 * f64::EPSILON) * size;
+        assert!(
+            (wide(*got) - sum).abs() <= bound,
+            "{isa} {case:?} beside ({i}, {j}): {got} for {sum}"
+        );
+    }
     for (i, row) in c.chunks_exact(c_stride).enumerate() {
         assert_eq!(
             row[n..],
@@ -131,6 +154,7 @@ fn cases() -> impl Strategy<Value = Case> {
     let depth = prop_oneof![0usize..70, 300usize..500];
     let beta = prop_oneof![Just(0.0f32), Just(1.0), Just(-0.5)];
     let rank = prop_oneof![Just(0usize), 1usize..14];
+    let beside = prop_oneof![2 => Just(0usize), 1 => 1usize..20];
     (
         side(),
         side(),
@@ -139,14 +163,16 @@ fn cases() -> impl Strategy<Value = Case> {
         beta,
         any::<bool>(),
         rank,
+        beside,
         any::<u32>(),
     )
-        .prop_map(|(m, n, k, kinds, beta, bias, rank, seed)| Case {
+        .prop_map(|(m, n, k, kinds, beta, bias, rank, beside, seed)| Case {
             dims: Dims { m, n, k },
             kinds: kinds.map(|kind| kind % 4),
             scale: Scale { alpha: 0.75, beta },
             bias,
             rank,
+            beside,
             seed,
         })
 }
@@ -248,6 +274,7 @@ fn short_and_long_sides() {
                 scale: Scale { alpha: 1.5, beta },
                 bias,
                 rank: 0,
+                beside: 0,
                 seed: seed as u32,
             };
             paths().for_each(|isa| check(case, isa, |x| x));
