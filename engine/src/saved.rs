@@ -121,7 +121,7 @@ fn missing(slot: usize) -> Error {
 mod tests {
     use crate::prelude::*;
 
-    /// A linear after GELU keeps GELU's operand alone, and its gradients have the bits that the kept result gives.
+    /// The gradients of a linear after GELU are those that GELU's result gives where it is kept.
     #[test]
     fn a_result_that_is_made_again_has_the_same_bits() {
         let values = |n: usize, k: f32| (0..n).map(|i| (i as f32 * k).sin()).collect::<Vec<_>>();

@@ -262,7 +262,7 @@ impl Site {
         self.0.weight.as_ref()?.bias.as_ref()
     }
 
-    /// The base weight `[m, n]`, on the tape if trained.
+    /// The base weight `[m, n]`, on the tape if trained; a frozen one that is stored transposed is a view whose rows have gaps.
     ///
     /// # Errors
     /// It is no linear.

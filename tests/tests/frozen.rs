@@ -40,6 +40,16 @@ fn only_what_lies_above_the_first_adapter_is_kept() {
     assert!(first > four);
     // The same blocks with trained weights keep their inputs too.
     assert!(saved(4, &Full) > first);
+    // A trained linear reads GELU's result, and makes it again from the operand that GELU keeps.
+    let kept = |trained: bool| {
+        let before = usage().live[Tag::Saved as usize];
+        let matrix = || Tensor::randn(&[64, 32], 1, &Device::cpu()).unwrap();
+        let (u, w) = (matrix().trained(), matrix());
+        let w = if trained { w.trained() } else { w };
+        let _y = linear(&u.gelu().unwrap(), &w, None).unwrap();
+        usage().live[Tag::Saved as usize] - before
+    };
+    assert_eq!(kept(true), kept(false));
     // In half the bytes, a frozen base is kept as it is.
     let store = Store::new(&Device::cpu(), 0);
     let decoder = Decoder::new(&store.root(), &DecoderConfig::gpt2(64, 32, 1, 4, 32)).unwrap();
