@@ -92,8 +92,9 @@ fn scale_with(
             #[inline(always)]
             || {
                 if step[1] == 1 {
-                    let s = &source[at[1]..at[1] + n];
-                    y.iter_mut().zip(s).for_each(|(y, s)| *y *= f(*s));
+                    for (y, s) in y.iter_mut().zip(&source[at[1]..at[1] + n]) {
+                        *y *= f(*s);
+                    }
                 } else {
                     for (i, y) in y.iter_mut().enumerate() {
                         *y *= f(source[at[1] + i * step[1]]);
