@@ -379,7 +379,10 @@ impl<'a> Decoder<'a> {
             "infinite" => by_type!(isa, ty, test, [F32: f32, F64: f64], |a, _b| a.is_infinite()),
             "number" => by_type!(isa, ty, test, [F32: f32, F64: f64], |a, _b| !a.is_nan()),
             "notanumber" => by_type!(isa, ty, test, [F32: f32, F64: f64], |a, _b| a.is_nan()),
-            "normal" => by_type!(isa, ty, test, [F32: f32, F64: f64], |a, _b| a.is_normal()),
+            // Zeros count as normal.
+            "normal" => by_type!(isa, ty, test, [F32: f32, F64: f64], |a, _b| {
+                a.is_normal() || a == 0.0
+            }),
             _ => by_type!(isa, ty, test, [F32: f32, F64: f64], |a, _b| a.is_subnormal()),
         };
         let f = f.ok_or_else(|| ins.error("testp is for .f32 and .f64"))?;

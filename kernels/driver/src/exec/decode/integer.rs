@@ -54,10 +54,14 @@ impl<'a> Decoder<'a> {
                 by_type!(isa, ty, one, [B16: u16, B32: u32, B64: u64], |a| !a),
                 1,
             ),
-            "cnot" => (
-                by_type!(isa, ty, one, [B16: u16, B32: u32, B64: u64], |a| if a == 0 { 1 } else { 0 }),
-                1,
-            ),
+            "cnot" => {
+                let f = match ty {
+                    Type::B16 => isa.one(|a: u16| u16::from(a == 0)),
+                    Type::B32 => isa.one(|a: u32| u32::from(a == 0)),
+                    _ => isa.one(|a: u64| u64::from(a == 0)),
+                };
+                (Some(f), 1)
+            }
             "brev" => (
                 by_type!(isa, ty, one, [B32: u32, B64: u64], |a| a.reverse_bits()),
                 1,
@@ -255,6 +259,11 @@ impl<'a> Decoder<'a> {
         let isa = self.isa;
         let opcode = ins.i.opcode.as_str();
         let shift_amount = ins.flag("shiftamt");
+        let wrap = ins.one_of(&[("wrap", true), ("clamp", false)]);
+        if wrap.is_some() != matches!(opcode, "bmsk" | "szext") {
+            return Err(ins.error(".wrap or .clamp is for bmsk and szext, which need it"));
+        }
+        let wrap = wrap.unwrap_or_default();
         let ty = ins.ty()?;
         let (f, types): (_, &[Type]) = match (opcode, ty) {
             ("popc", Type::B32) => (isa.one(|a: u32| a.count_ones()), &[ty]),
@@ -323,6 +332,27 @@ impl<'a> Decoder<'a> {
                 isa.four(|a: u64, b: u64, pos: u32, len: u32| insert(a, b, pos, len, 64)),
                 &[ty, ty, Type::U32, Type::U32],
             ),
+            ("bmsk", Type::B32) if wrap => {
+                (isa.two(|a: u32, b: u32| ones(a & 31, b & 31)), &[ty, ty])
+            }
+            ("bmsk", Type::B32) => (isa.two(ones), &[ty, ty]),
+            ("szext", Type::U32) => {
+                let f = if wrap {
+                    isa.two(|a: u32, n: u32| field_u(a.into(), 0, n & 31, 32) as u32)
+                } else {
+                    isa.two(|a: u32, n: u32| field_u(a.into(), 0, n.min(32), 32) as u32)
+                };
+                (f, &[ty, Type::U32])
+            }
+            ("szext", Type::S32) => {
+                let f = if wrap {
+                    isa.two(|a: i32, n: u32| field_s(a.into(), 0, n & 31, 32) as i32)
+                } else {
+                    isa.two(|a: i32, n: u32| field_s(a.into(), 0, n.min(32), 32) as i32)
+                };
+                (f, &[ty, Type::U32])
+            }
+            ("fns", Type::B32) => (isa.three(nth_set), &[ty, Type::U32, Type::S32]),
             _ => return Err(ins.error("not supported for this type")),
         };
         ins.expect_operands(types.len() + 1)?;
@@ -422,6 +452,30 @@ fn mux(select: u32, zero: u32, one: u32) -> u32 {
 #[inline(always)]
 fn none_if(none: bool) -> u32 {
     u32::from(none).wrapping_neg()
+}
+
+/// Ones from bit `first`, `count` of them; those beyond bit 31 are lost.
+#[inline(always)]
+fn ones(first: u32, count: u32) -> u32 {
+    u32::MAX.unbounded_shl(first) & !u32::MAX.unbounded_shl(first.saturating_add(count))
+}
+
+/// The place of the `n`-th set bit from `base` on, of the `-n`-th from there down, or for 0 of the bit at `base` itself.
+#[inline(always)]
+fn nth_set(mask: u32, base: u32, n: i32) -> u32 {
+    let step = if n < 0 { -1 } else { 1 };
+    let (mut left, mut at) = (n.unsigned_abs().max(1), i64::from(base));
+    while (0..32).contains(&at) {
+        left -= mask >> at & 1;
+        if left == 0 {
+            return at as u32;
+        }
+        if n == 0 {
+            break;
+        }
+        at += step;
+    }
+    u32::MAX
 }
 
 /// Position and length count modulo 256; what lies beyond the width reads as zero.
