@@ -6,7 +6,6 @@ use deltaw_driver::exec::Loaded;
 use deltaw_driver::memory::{LOWEST_BASE, Memory, MemoryConfig};
 use deltaw_driver::ptx::Module;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngAlgorithm, RngSeed};
 
 const TEXT: &str = include_str!("cuda/kernels_sm80.ptx");
 
@@ -24,17 +23,6 @@ fn load(text: &str) -> Result<(), String> {
         .map_err(|e| e.to_string())
 }
 
-/// The same cases on every machine.
-fn config() -> Config {
-    Config {
-        cases: 300,
-        failure_persistence: None,
-        rng_algorithm: RngAlgorithm::ChaCha,
-        rng_seed: RngSeed::Fixed(1),
-        ..Config::default()
-    }
-}
-
 /// A stretch of the module that begins with its header, so that most mutations reach deep code.
 fn stretch(start: usize) -> String {
     let header = TEXT.find(".visible").unwrap();
@@ -47,7 +35,7 @@ fn stretch(start: usize) -> String {
 }
 
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(common::same_cases(300))]
 
     #[test]
     fn mutated_text_is_an_error_or_a_module(

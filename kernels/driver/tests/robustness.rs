@@ -1,15 +1,22 @@
 //! No text makes the loader panic or a kernel run forever: damaged PTX is refused with a place, or runs within limits.
 
+mod common;
+
 use deltaw_driver::exec::{Checks, LaunchConfig, Loaded, launch};
 use deltaw_driver::memory::{LOWEST_BASE, Memory, MemoryConfig};
 use deltaw_driver::ptx::{Module, PtxError};
 use proptest::prelude::*;
 
-const TEXTS: [&str; 3] = [
+const TEXTS: [&str; 6] = [
     include_str!("ptx/saxpy.ptx"),
     include_str!("ptx/misbehave.ptx"),
     include_str!("ptx/tour.ptx"),
+    include_str!("triton/softmax.ptx"),
+    include_str!("triton/histogram.ptx"),
+    include_str!("triton/matmul_bf16_3.ptx"),
 ];
+/// Of the one buffer that all pointers point to.
+const BUFFER: usize = 1 << 16;
 
 /// Loads a text and runs whatever kernels it has.
 fn load_and_run(text: &str) -> Result<usize, PtxError> {
@@ -21,24 +28,32 @@ fn load_and_run(text: &str) -> Result<usize, PtxError> {
     let memory = Memory::new(config).expect("a megabyte of address space");
     let module = Module::parse(text)?;
     let loaded = Loaded::new(&module, &memory)?;
+    let buffer = memory.alloc(BUFFER as u64).expect("there is room");
+    memory.write(buffer, &[0; BUFFER]).expect("it is allocated");
     let mut ran = 0;
     for function in module.functions.iter().filter(|f| f.is_kernel) {
         let bytes = function.param_bytes();
         let (Some(kernel), true) = (loaded.kernel(&function.name), bytes <= 4096) else {
             continue;
         };
-        let params = vec![0; bytes as usize];
+        let mut params = vec![0; bytes as usize];
+        for param in &kernel.function().params {
+            let value = if param.size == 8 { buffer } else { 32 };
+            let value = &value.to_le_bytes()[..(param.size as usize).min(8)];
+            params[param.offset as usize..][..value.len()].copy_from_slice(value);
+        }
         let block = function.required_threads.unwrap_or([33, 1, 1]);
         let shape = LaunchConfig {
             grid: [2, 1, 1],
             block,
-            dynamic_shared: 64,
+            dynamic_shared: 16384,
             params: &params,
         };
-        // Faults are fine: null pointers, traps, the limit.
+        // Faults are fine: stray pointers, traps, the limit.
         ran += usize::from(launch(kernel, &shape, &memory, &Checks::ALL, 5_000).is_ok());
     }
     loaded.unload(&memory);
+    memory.free(buffer).expect("it is allocated");
     assert_eq!(memory.live(), 0);
     Ok(ran)
 }
@@ -118,7 +133,42 @@ fn apply(text: &mut Vec<char>, damage: &Damage) {
     }
 }
 
+/// A line that is gone, comes twice, moves, or ends like another one.
+fn rearrange(lines: &mut Vec<String>, kind: usize, at: usize, other: usize) {
+    let (at, other) = (at % lines.len(), other % lines.len());
+    match kind {
+        0 => {
+            lines.remove(at);
+        }
+        1 => lines.insert(other, lines[at].clone()),
+        2 => lines.swap(at, other),
+        _ => {
+            let word = lines[other].split_whitespace().last().map(str::to_string);
+            let mut words: Vec<&str> = lines[at].split_whitespace().collect();
+            if let (Some(last), Some(word)) = (words.last_mut(), &word) {
+                *last = word;
+                lines[at] = words.join(" ");
+            }
+        }
+    }
+}
+
 proptest! {
+    #![proptest_config(common::same_cases(256))]
+
+    #[test]
+    fn rearranged_texts_are_refused_or_run(
+        which in 0..TEXTS.len(), changes in proptest::collection::vec((0..4usize, any::<u16>(), any::<u16>()), 1..4),
+    ) {
+        let mut lines: Vec<String> = TEXTS[which].lines().map(String::from).collect();
+        for (kind, at, other) in changes {
+            rearrange(&mut lines, kind, at.into(), other.into());
+        }
+        if let Err(error) = load_and_run(&lines.join("\n")) {
+            prop_assert!(error.line as usize <= lines.len() + 1, "{error}");
+        }
+    }
+
     #[test]
     fn damaged_texts_are_refused_or_run(which in 0..TEXTS.len(), damages in proptest::collection::vec(damage(), 1..6)) {
         let mut text: Vec<char> = TEXTS[which].chars().collect();

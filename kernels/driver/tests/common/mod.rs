@@ -5,6 +5,18 @@ use deltaw_driver::counters::Counters;
 use deltaw_driver::exec::{Checks, Fault, LaunchConfig, Loaded, launch};
 use deltaw_driver::memory::{LOWEST_BASE, Memory, MemoryConfig};
 use deltaw_driver::ptx::Module;
+use proptest::test_runner::{Config, RngAlgorithm, RngSeed};
+
+/// Property tests with the same cases on every machine.
+pub fn same_cases(cases: u32) -> Config {
+    Config {
+        cases,
+        failure_persistence: None,
+        rng_algorithm: RngAlgorithm::ChaCha,
+        rng_seed: RngSeed::Fixed(1),
+        ..Config::default()
+    }
+}
 
 pub const LIMIT: u64 = 100_000_000;
 
