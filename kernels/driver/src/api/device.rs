@@ -389,7 +389,8 @@ pub extern "C" fn deltaw_device_destroy(ordinal: i32) -> Status {
     })
 }
 
-/// Says what launches on a device check from now on: 1 memory, 2 races, 4 synchronisation, 8 counters, added up.
+/// Says what launches on a device check from now on: 1 memory, 2 races, 4 synchronisation, 8 counters,
+/// 16 strict (with memory), added up.
 #[unsafe(no_mangle)]
 pub extern "C" fn deltaw_checks(ordinal: i32, mask: u32) -> Status {
     call("deltaw_checks", || {
@@ -398,6 +399,7 @@ pub extern "C" fn deltaw_checks(ordinal: i32, mask: u32) -> Status {
             races: mask & 2 != 0,
             synchronisation: mask & 4 != 0,
             counters: mask & 8 != 0,
+            strict: mask & 16 != 0,
         };
         Device::find(ordinal)?.configure(|config| config.checks = checks)
     })

@@ -2,7 +2,7 @@
 //!
 //! | variable | values | default |
 //! |---|---|---|
-//! | `DELTAW_CHECKS` | `all`, `none`, or a list of `memory`, `races`, `synchronisation`, `counters` | `all` |
+//! | `DELTAW_CHECKS` | a list of `memory`, `races`, `synchronisation`, `counters`, `all` (these four), `strict` (all, and reads of what is uninitialised), or `none` | `all` |
 //! | `DELTAW_LOG` | `off`, `faults` (kernel faults and unsupported calls), `all` (every failed call), to stderr | `faults` |
 //! | `DELTAW_DEVICES` | virtual devices | 1 |
 //! | `DELTAW_SM` | `80`, `86`, `89`, `90`, `120`: what the devices are like | `80` |
@@ -115,14 +115,16 @@ fn bytes(text: &str) -> Option<u64> {
 }
 
 fn checks(text: &str) -> Option<Checks> {
-    match text {
-        "all" => return Some(Checks::ALL),
-        "none" => return Some(Checks::NONE),
-        _ => {}
-    }
     let mut checks = Checks::NONE;
-    for word in text.split(',') {
+    for word in text.split(',').filter(|_| text != "none") {
         match word {
+            "all" => {
+                checks = Checks {
+                    strict: checks.strict,
+                    ..Checks::ALL
+                }
+            }
+            "strict" => checks = Checks::STRICT,
             "memory" => checks.memory = true,
             "races" => checks.races = true,
             "synchronisation" => checks.synchronisation = true,
@@ -155,5 +157,7 @@ mod tests {
         );
         assert_eq!(checks("memory,rases"), None);
         assert_eq!(checks("none"), Some(Checks::NONE));
+        assert_eq!(checks("all"), Some(Checks::ALL));
+        assert_eq!(checks("strict,all"), Some(Checks::STRICT));
     }
 }

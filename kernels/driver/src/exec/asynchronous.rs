@@ -4,7 +4,8 @@ use super::access::lanes;
 use super::block::Block;
 use super::fault::Fail;
 use super::op::{CopyAsync, Pc};
-use super::pending::Copy;
+use super::pending::Copies;
+use super::shadow::{Trouble, Write};
 use super::warp::Warp;
 use crate::ptx::Space;
 
@@ -20,61 +21,68 @@ impl Block<'_> {
             self.check_address(warp, &copy.target, pc, mask)?;
             self.check_address(warp, &copy.source, pc, mask)?;
         }
-        let (to, from) = (warp.addresses(&copy.target), warp.addresses(&copy.source));
         let (ignore, bytes) = (warp.cond(copy.ignore), u64::from(copy.bytes));
+        let to = self.survey(warp, &copy.target, mask, bytes);
+        let from = self.survey(warp, &copy.source, mask, bytes);
         if COUNT {
-            self.count(Space::Global, &from, mask, bytes);
-            self.count(Space::Shared, &to, mask, bytes);
+            self.count(&from);
+            self.count(&to);
         }
+        // Nobody need look at a lane's bytes if all of them can be read.
+        let whole = copy.source_bytes.is_none() && ignore & mask == 0;
+        let ready = CHECK
+            && self.launch.checks.memory
+            && whole
+            && from
+                .fits(self.launch.view.base, self.launch.view.len)
+                .is_ok()
+            && self.all_ready(&from);
+        let look = CHECK && self.launch.checks.memory && !ready;
+        let from = &from.a;
         let (shared, global) = (self.region(Space::Shared), self.region(Space::Global));
+        self.in_bounds(warp, &shared, &to, pc)?;
+        let mut copies = CHECK.then(|| Box::new(Copies::new(mask, copy.bytes as usize, pc)));
         for l in lanes(mask) {
             let read = match copy.source_bytes {
+                _ if ignore >> l & 1 != 0 => 0,
                 Some(slot) => warp.get32(slot, l).min(copy.bytes),
                 None => copy.bytes,
             };
-            let read = if ignore >> l & 1 != 0 { 0 } else { read };
             let mut data = [0; 16];
-            let mut valid = u16::MAX;
             if read > 0 {
-                let p = self.element(warp, global, from[l], bytes, pc, l);
                 // With fewer bytes read than copied, only those must exist.
                 let p = match global.at(from[l], read.into()) {
                     Some(p) if from[l].is_multiple_of(bytes) => p,
-                    _ => p?,
+                    _ => self.element(warp, global, from[l], bytes, pc, l)?,
                 };
                 // SAFETY: the region holds `read` bytes, at most 16.
-                unsafe { p.copy_to_nonoverlapping(data.as_mut_ptr(), read as usize) };
-                if CHECK && self.launch.checks.memory {
-                    for i in 0..u64::from(read) {
-                        let known = self.check_read(
-                            warp,
-                            Space::Global,
-                            &[from[l] + i; 32],
-                            1 << l,
-                            1,
-                            pc,
-                        )?;
-                        valid &= !(u16::from(known >> l & 1 == 0) << i);
+                unsafe {
+                    if read == 16 {
+                        data = p.cast::<[u8; 16]>().read();
+                    } else {
+                        p.copy_to_nonoverlapping(data.as_mut_ptr(), read as usize);
                     }
                 }
             }
-            let target = self.element(warp, shared, to[l], bytes, pc, l)?;
-            if CHECK {
-                let at = to[l] as usize;
-                self.shadow.set_pending(at, copy.bytes as usize, true);
-                let bytes = copy.bytes as usize;
-                warp.pending.issue(Copy {
-                    lane: l as u32,
-                    target: at,
-                    data,
-                    bytes,
-                    valid,
-                    pc,
-                });
+            if let Some(copies) = &mut copies {
+                if read > 0 && look {
+                    copies.valid[l] = self.bytes_known(warp, from[l], read.into(), pc, l)?;
+                }
+                (copies.target[l], copies.data[l]) = (to.a[l] as u32, data);
+                if self.launch.checks.synchronisation {
+                    let target = to.a[l] as usize;
+                    self.shadow.set_under_way(target, copy.bytes as usize, true);
+                }
             } else {
-                // SAFETY: `element` checked the bounds.
-                unsafe { target.copy_from_nonoverlapping(data.as_ptr(), copy.bytes as usize) };
+                // SAFETY: the target is in bounds.
+                unsafe {
+                    let target = shared.data.add(to.a[l] as usize);
+                    target.copy_from_nonoverlapping(data.as_ptr(), copy.bytes as usize);
+                }
             }
+        }
+        if let Some(copies) = copies {
+            warp.pending.issue(copies);
         }
         Ok(())
     }
@@ -86,37 +94,46 @@ impl Block<'_> {
         allowed: Option<u32>,
         mask: u32,
     ) -> Result<(), Fail> {
-        let shared = self.region(Space::Shared);
-        for copy in warp.pending.wait(mask, allowed) {
-            self.shadow.set_pending(copy.target, copy.bytes, false);
-            if let Some(p) = shared.at(copy.target as u64, copy.bytes as u64) {
-                // SAFETY: the region holds the bytes.
-                unsafe { p.copy_from_nonoverlapping(copy.data.as_ptr(), copy.bytes) };
-            }
-            for word in (0..copy.bytes).step_by(4) {
-                let known = copy.valid >> word & 15 == 15;
-                let at = (copy.target + word) as u64;
-                let lane = copy.lane as usize;
-                self.shared_landed(warp, lane, at, known, copy.pc)?;
+        for copies in warp.pending.wait(mask, allowed) {
+            for l in lanes(copies.mask) {
+                self.land(warp, &copies, l)?;
             }
         }
         Ok(())
     }
 
-    fn shared_landed(
-        &mut self,
-        warp: &Warp,
-        lane: usize,
-        at: u64,
-        known: bool,
-        pc: Pc,
-    ) -> Result<(), Fail> {
-        // Two copies into one place may overlap in time; that is a race only if the waits do not order them.
-        let same = self.shadow.is_pending(at as usize, 4);
-        if same {
-            Ok(())
-        } else {
-            self.shared_write(warp, lane, at, 4, known, false, pc, false)
+    /// A lane's copy lands.
+    fn land(&mut self, warp: &Warp, copies: &Copies, lane: usize) -> Result<(), Fail> {
+        let (at, bytes) = (copies.target[lane] as usize, copies.bytes);
+        if self.launch.checks.synchronisation {
+            self.shadow.set_under_way(at, bytes, false);
         }
+        let shared = self.region(Space::Shared);
+        // SAFETY: the target was in bounds when the copy was issued.
+        unsafe {
+            let target = shared.data.add(at);
+            target.copy_from_nonoverlapping(copies.data[lane].as_ptr(), bytes);
+        }
+        let actor = self.actor(warp, copies.pc);
+        let run = self.shadow.row(at, bytes, bytes, lane, &actor);
+        if copies.valid[lane] == !0 && self.shadow.write_runs(&[run], &actor) {
+            return Ok(());
+        }
+        for word in (0..bytes).step_by(4) {
+            let how = Write {
+                valid: copies.valid[lane] >> word & 15 == 15,
+                same: false,
+                atomic: false,
+            };
+            match self.shadow.write(at + word, 4, how, &actor, lane) {
+                // Two copies into one place may overlap in time; that is a race only if the waits do not order them.
+                Ok(()) | Err(Trouble::Copy) => {}
+                Err(met) => {
+                    let address = (at + word) as u64;
+                    return Err(self.trouble(warp, lane, address, copies.pc, met, "writes"));
+                }
+            }
+        }
+        Ok(())
     }
 }

@@ -10,6 +10,7 @@ use super::access::lanes;
 use super::block::Block;
 use super::fault::Fail;
 use super::op::{Atomic, Pc};
+use super::request::Request;
 use super::warp::Warp;
 use crate::ptx::Space;
 
@@ -57,9 +58,13 @@ impl Block<'_> {
         if CHECK {
             self.check_address(warp, &atomic.address, pc, mask)?;
             known = warp.valid[atomic.a as usize] & warp.valid[atomic.b as usize];
+            self.note_read(warp, pc, mask & !known)?;
         }
-        let a = warp.addresses(&atomic.address);
-        self.by_space(atomic.address.space, a, mask, |block, space, a, mask| {
+        let all = self.survey(warp, &atomic.address, mask, bytes);
+        self.by_space(&all, |block, r| {
+            let Request {
+                space, ref a, mask, ..
+            } = *r;
             if !matches!(space, Space::Global | Space::Shared) {
                 let lane = mask.trailing_zeros() as usize;
                 let text = "an atomic operation on local or parameter memory".into();
@@ -86,28 +91,15 @@ impl Block<'_> {
                 traffic.ideal_units += 1;
                 traffic.bytes += bytes * at.len() as u64;
             }
+            let region = block.region(space);
+            block.in_bounds(warp, &region, r, pc)?;
             let mut valid = known;
             if CHECK && space == Space::Shared {
-                for l in lanes(mask) {
-                    let old = block.shared_read(warp, l, a[l], bytes, pc, true)?;
-                    valid &= !(u32::from(!old) << l);
-                    block.shared_write(
-                        warp,
-                        l,
-                        a[l],
-                        bytes,
-                        valid >> l & 1 != 0,
-                        false,
-                        pc,
-                        true,
-                    )?;
-                }
+                valid = block.shared_updates(warp, r, known, pc)?;
             } else if CHECK {
-                let old = block.check_read(warp, space, a, mask, bytes, pc)?;
-                valid &= old;
-                block.check_global_write(warp, a, mask, bytes, valid, pc)?;
+                valid &= block.check_read(warp, r, pc)?;
+                block.global_writes(warp, r, valid, pc)?;
             }
-            let region = block.region(space);
             for l in lanes(mask) {
                 let p = block.element(warp, region, a[l], bytes, pc, l)?;
                 let (x, y) = (warp.get(atomic.a, l, wide), warp.get(atomic.b, l, wide));

@@ -1,10 +1,12 @@
 //! A thread block: its shared memory, its barriers, and the order in which its warps run.
 
 use super::fault::Fail;
-use super::lanes::WARP;
+use super::lanes::{Isa, WARP};
 use super::launch::Launch;
 use super::op::Pc;
+use super::pattern::{Pattern, REMEMBERED, SameOffsets, comparer};
 use super::program::{Program, Special};
+use super::request::{Survey, surveyor};
 use super::shadow::SharedShadow;
 use super::tally::Tally;
 use super::warp::{State, Warp};
@@ -118,6 +120,9 @@ pub struct Block<'a> {
     /// Threads that have not exited.
     pub alive: u32,
     pub tally: Tally,
+    pub patterns: Vec<Pattern>,
+    pub survey: Survey,
+    pub same_offsets: SameOffsets,
 }
 
 /// Why a warp stopped.
@@ -146,6 +151,9 @@ impl<'a> Block<'a> {
             barriers: Barriers::new(warps as usize),
             alive: 0,
             tally: Tally::new(program.ops.len()),
+            patterns: vec![Pattern::NONE; REMEMBERED],
+            survey: surveyor(Isa::detect()),
+            same_offsets: comparer(Isa::detect()),
         };
         (
             block,
@@ -162,15 +170,22 @@ impl<'a> Block<'a> {
         self.alive = self.launch.block.iter().product();
         self.barriers.reset();
         let checked = self.launch.checks.any();
+        // Clocks go on where the last block's ended.
+        let mut begin = 0;
         if checked {
             self.shadow.reset();
+            begin = warps.iter().map(Warp::step).max().unwrap_or(0);
+            if begin > u32::MAX / 2 {
+                begin = 0;
+                self.shadow.forget();
+            }
         }
         for warp in &mut *warps {
             let lanes = (self.alive - warp.id * WARP as u32).min(WARP as u32);
             warp.reset(
                 u32::MAX >> (WARP as u32 - lanes),
                 self.program.entry,
-                checked,
+                checked.then_some(begin),
             );
             self.fill_specials(warp);
         }

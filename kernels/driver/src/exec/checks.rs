@@ -1,15 +1,41 @@
-//! Checks of accesses: bounds and initialisation by the shadows, races, copies under way.
+//! Checks of registers and of global memory: bounds of allocations, initialisation.
 
 use super::FaultKind;
-use super::access::{Addresses, Region, in_a_row, lanes, read_bytes};
+use super::access::{Region, lanes};
 use super::block::Block;
 use super::fault::Fail;
 use super::lanes::WARP;
-use super::op::{Access, Address, Pc};
-use super::shadow::{Actor, Conflict};
+use super::op::{Access, Address, Kind, Op, Pc};
+use super::request::{Request, Shape};
 use super::warp::Warp;
+use crate::counters::Class;
 use crate::memory::{ALLOCATED, INITIALISED};
 use crate::ptx::Space;
+
+/// The shadow of a byte that can be read.
+const READY: u8 = ALLOCATED | INITIALISED;
+
+/// Every one of `bytes` shadow bytes is [`READY`].
+///
+/// # Safety
+/// That many bytes can be read at `p`.
+#[inline(always)]
+unsafe fn ready(p: *const u8, bytes: u64) -> bool {
+    const ALL: u128 = u128::from_ne_bytes([READY; 16]);
+    // SAFETY: the caller's promise.
+    unsafe {
+        match bytes {
+            1 => p.read() == READY,
+            2 => p.cast::<u16>().read_unaligned() == ALL as u16,
+            4 => p.cast::<u32>().read_unaligned() == ALL as u32,
+            8 => p.cast::<u64>().read_unaligned() == ALL as u64,
+            16 => p.cast::<u128>().read_unaligned() == ALL,
+            _ => std::slice::from_raw_parts(p, bytes as usize)
+                .iter()
+                .all(|&s| s == READY),
+        }
+    }
+}
 
 impl Block<'_> {
     /// Every active lane's address is initialised.
@@ -38,57 +64,169 @@ impl Block<'_> {
         ))
     }
 
-    /// Bounds, races, pending copies: the lanes whose data are initialised.
-    pub fn check_read(
-        &mut self,
+    /// Lanes that compute with registers that are not initialised.
+    #[inline(always)]
+    pub fn note_read(&self, warp: &Warp, pc: Pc, unknown: u32) -> Result<(), Fail> {
+        if unknown == 0 {
+            return Ok(());
+        }
+        self.uninitialised_read(warp, pc, unknown, None)
+    }
+
+    /// Uninitialised data read by the lanes of a mask, from memory if there is an address: in strict mode a fault.
+    /// Calls pass their frames whole, padding included.
+    #[cold]
+    pub fn uninitialised_read(
+        &self,
         warp: &Warp,
-        space: Space,
-        a: &Addresses,
-        mask: u32,
-        bytes: u64,
         pc: Pc,
-    ) -> Result<u32, Fail> {
-        match space {
-            Space::Shared => {
-                let mut valid = 0;
-                for l in lanes(mask) {
-                    valid |= u32::from(self.shared_read(warp, l, a[l], bytes, pc, false)?) << l;
+        unknown: u32,
+        address: Option<u64>,
+    ) -> Result<(), Fail> {
+        let info = &self.program.info[pc as usize];
+        let checks = &self.launch.checks;
+        if !(checks.strict && checks.memory) || info.class == Class::Control {
+            return Ok(());
+        }
+        let name = &info.name;
+        let text = match address {
+            Some(address) => format!("{name} reads uninitialised memory at {address:#x}"),
+            None => format!("{name} reads a register that is not initialised"),
+        };
+        let lane = unknown.trailing_zeros() as usize;
+        Err(self.fail(FaultKind::Uninitialised, pc, warp.id, lane, address, text))
+    }
+
+    /// A guard that is not initialised: whatever the operation writes is not either; a branch, a store or a barrier
+    /// that depends on it is a fault.
+    #[cold]
+    pub fn uninitialised_guard(
+        &self,
+        warp: &mut Warp,
+        op: &Op,
+        pc: Pc,
+        unknown: u32,
+    ) -> Result<(), Fail> {
+        if !self.launch.checks.strict {
+            match &op.kind {
+                Kind::Map { d, .. } | Kind::Select { d, .. } | Kind::Carry { d, .. } => {
+                    warp.set_valid(*d, 0, unknown);
+                    return Ok(());
                 }
-                Ok(valid)
+                Kind::Test { p, q, .. } => {
+                    warp.set_valid_pred(*p, 0, unknown);
+                    warp.set_valid_pred(*q, 0, unknown);
+                    return Ok(());
+                }
+                Kind::Predicate { d, .. } => {
+                    warp.set_valid_pred(*d, 0, unknown);
+                    return Ok(());
+                }
+                _ => {}
             }
+        }
+        if !self.launch.checks.memory {
+            return Ok(());
+        }
+        let name = &self.program.info[pc as usize].name;
+        let text = format!("an uninitialised predicate guards {name}");
+        let lane = unknown.trailing_zeros() as usize;
+        Err(self.fail(FaultKind::Uninitialised, pc, warp.id, lane, None, text))
+    }
+
+    /// Allocations, races, copies under way: the lanes whose data are initialised. The request is in bounds.
+    pub fn check_read(&mut self, warp: &Warp, r: &Request, pc: Pc) -> Result<u32, Fail> {
+        let valid = match r.space {
+            Space::Shared => self.shared_reads(warp, r, pc)?,
             Space::Global | Space::Const if self.launch.checks.memory => {
-                if mask == !0 && in_a_row(a, bytes) && self.shadow_all(a[0], bytes * WARP as u64) {
-                    return Ok(!0);
-                }
-                let mut valid = 0;
-                for l in lanes(mask) {
-                    let shadow = self.shadow(warp, a[l], bytes, pc, l)?;
-                    // SAFETY: `shadow` returned the bytes of an allocated element.
-                    let shadow = unsafe { &*shadow };
-                    valid |= u32::from(shadow.iter().all(|&s| s & INITIALISED != 0)) << l;
-                }
-                Ok(valid)
+                self.global_reads(warp, r, pc)?
             }
-            _ => Ok(!0),
+            _ => !0,
+        };
+        let unknown = r.mask & !valid;
+        if unknown != 0 {
+            let lane = unknown.trailing_zeros() as usize;
+            self.uninitialised_read(warp, pc, unknown, Some(r.a[lane]))?;
+        }
+        Ok(valid)
+    }
+
+    /// The shadow of an address of global memory.
+    fn shadow_at(&self, address: u64) -> *mut u8 {
+        let view = &self.launch.view;
+        view.shadow.wrapping_add((address - view.base) as usize)
+    }
+
+    /// All that a request in bounds touches is allocated and initialised.
+    pub fn all_ready(&self, r: &Request) -> bool {
+        let view = &self.launch.view;
+        // SAFETY: the request is in bounds, and the shadow has a byte for every byte of the memory.
+        unsafe {
+            match r.shape {
+                Shape::Row => {
+                    let all = r.bytes as usize * WARP;
+                    let shadow = std::slice::from_raw_parts(self.shadow_at(r.a[0]), all);
+                    shadow.iter().fold(true, |all, &s| all & (s == READY))
+                }
+                Shape::Same => ready(self.shadow_at(r.a[0]), r.bytes),
+                Shape::Scattered => {
+                    let base = view.shadow.wrapping_sub(view.base as usize);
+                    let at = |a: u64| base.wrapping_add(a as usize).cast_const();
+                    // The lanes' cache misses overlap if no lane's outcome decides about the next.
+                    macro_rules! all {
+                        ($bytes:literal) => {
+                            r.a.iter().fold(true, |all, &a| all & ready(at(a), $bytes))
+                        };
+                    }
+                    match r.bytes {
+                        4 => all!(4),
+                        8 => all!(8),
+                        16 => all!(16),
+                        bytes => r.a.iter().all(|&a| ready(at(a), bytes)),
+                    }
+                }
+            }
         }
     }
 
-    /// All bytes are allocated and initialised.
-    fn shadow_all(&self, address: u64, bytes: u64) -> bool {
-        let view = &self.launch.view;
-        let shadow = Region {
-            space: Space::Global,
-            data: view.shadow,
-            origin: view.base,
-            len: view.len,
-        };
-        let Some(p) = shadow.at(address, bytes) else {
-            return false;
-        };
-        // SAFETY: the shadow has a byte for every byte of the region.
-        unsafe { std::slice::from_raw_parts(p, bytes as usize) }
-            .iter()
-            .fold(true, |all, &s| all & (s == 3))
+    fn global_reads(&self, warp: &Warp, r: &Request, pc: Pc) -> Result<u32, Fail> {
+        if self.all_ready(r) {
+            return Ok(!0);
+        }
+        let mut valid = 0;
+        for l in lanes(r.mask) {
+            let shadow = self.shadow(warp, r.a[l], r.bytes, pc, l)?;
+            // SAFETY: `shadow` returned the bytes of an allocated element.
+            let shadow = unsafe { &*shadow };
+            valid |= u32::from(shadow.iter().all(|&s| s & INITIALISED != 0)) << l;
+        }
+        Ok(valid)
+    }
+
+    /// Which of up to 16 bytes that a lane reads from global memory are initialised, the first one's in bit 0.
+    pub fn bytes_known(
+        &self,
+        warp: &Warp,
+        address: u64,
+        bytes: u64,
+        pc: Pc,
+        lane: usize,
+    ) -> Result<u16, Fail> {
+        // SAFETY: the caller's read is in bounds.
+        if unsafe { ready(self.shadow_at(address), bytes) } {
+            return Ok(!0);
+        }
+        let mut known = !0;
+        for i in 0..bytes {
+            let shadow = self.shadow(warp, address + i, 1, pc, lane)?;
+            // SAFETY: as in `global_reads`.
+            let unknown = unsafe { &*shadow }[0] & INITIALISED == 0;
+            known &= !(u16::from(unknown) << i);
+        }
+        if known != !0 {
+            self.uninitialised_read(warp, pc, 1 << lane, Some(address))?;
+        }
+        Ok(known)
     }
 
     /// The shadow of an allocated element, a byte for each of its bytes; aligned accesses never straddle allocations.
@@ -107,9 +245,7 @@ impl Block<'_> {
             origin: view.base,
             len: view.len,
         };
-        if let Some(p) = shadow.at(address, bytes)
-            && address.is_multiple_of(bytes)
-        {
+        if let Some(p) = shadow.at(address, bytes) {
             let bytes = std::ptr::slice_from_raw_parts_mut(p, bytes as usize);
             // SAFETY: the shadow has a byte for every byte of the region.
             if unsafe { &*bytes }.iter().all(|&s| s & ALLOCATED != 0) {
@@ -119,43 +255,37 @@ impl Block<'_> {
         Err(self.access_fault(warp, Space::Global, address, bytes, pc, lane))
     }
 
+    /// The checks of a store; the request is in bounds.
     pub fn check_write(
         &mut self,
         warp: &Warp,
-        space: Space,
-        a: &Addresses,
-        mask: u32,
         access: &Access,
+        r: &Request,
         pc: Pc,
     ) -> Result<(), Fail> {
-        let bytes = u64::from(access.bytes * access.count);
         let known = access.regs[..access.count as usize]
             .iter()
             .fold(!0, |all, &r| all & warp.valid[r as usize]);
-        if space == Space::Shared {
-            for l in lanes(mask) {
-                let same = self.stores_the_same(warp, access, a, l, mask);
-                self.shared_write(warp, l, a[l], bytes, known >> l & 1 != 0, same, pc, false)?;
-            }
-            return Ok(());
+        if r.space == Space::Shared {
+            let same = |block: &mut Self, lane| block.stores_the_same(warp, access, r, lane);
+            self.shared_writes(warp, r, known, pc, same)
+        } else {
+            self.global_writes(warp, r, known, pc)
         }
-        self.check_global_write(warp, a, mask, bytes, known, pc)
     }
 
     /// Marks bytes of global memory as written; what is stored must be initialised.
-    pub fn check_global_write(
+    pub fn global_writes(
         &mut self,
         warp: &Warp,
-        a: &Addresses,
-        mask: u32,
-        bytes: u64,
+        r: &Request,
         known: u32,
         pc: Pc,
     ) -> Result<(), Fail> {
         if !self.launch.checks.memory {
             return Ok(());
         }
-        let unknown = mask & !known;
+        let unknown = r.mask & !known;
         if unknown != 0 {
             let lane = unknown.trailing_zeros() as usize;
             let text = format!(
@@ -167,138 +297,18 @@ impl Block<'_> {
                 pc,
                 warp.id,
                 lane,
-                Some(a[lane]),
+                Some(r.a[lane]),
                 text,
             ));
         }
-        if mask == !0 && in_a_row(a, bytes) && self.shadow_all(a[0], bytes * WARP as u64) {
+        if self.all_ready(r) {
             return Ok(());
         }
-        for l in lanes(mask) {
-            let shadow = self.shadow(warp, a[l], bytes, pc, l)?;
-            // SAFETY: as above; only the threads that touch the data touch its shadow.
-            unsafe { &mut *shadow }
-                .iter_mut()
-                .for_each(|s| *s |= INITIALISED);
+        for l in lanes(r.mask) {
+            let shadow = self.shadow(warp, r.a[l], r.bytes, pc, l)?;
+            // SAFETY: as in `global_reads`; only the threads that touch the data touch its shadow.
+            unsafe { &mut *shadow }.fill(READY);
         }
         Ok(())
-    }
-
-    /// The lane stores what is there already, or what a lane before it stores there by the same instruction.
-    fn stores_the_same(
-        &mut self,
-        warp: &Warp,
-        access: &Access,
-        a: &Addresses,
-        lane: usize,
-        mask: u32,
-    ) -> bool {
-        let bits = |l: usize, part: usize| warp.get(access.regs[part], l, access.register == 8);
-        let mut parts = 0..access.count as usize;
-        if let Some(before) = lanes(mask & ((1 << lane) - 1)).find(|&l| a[l] == a[lane]) {
-            return parts.all(|part| bits(before, part) == bits(lane, part));
-        }
-        let region = self.region(Space::Shared);
-        let Some(p) = region.at(a[lane], u64::from(access.bytes * access.count)) else {
-            return false;
-        };
-        parts.all(|part| {
-            // SAFETY: the region holds all parts.
-            let old = unsafe { read_bytes(p.add(part * access.bytes as usize), access.bytes) };
-            old == bits(lane, part) & u64::MAX >> (64 - 8 * access.bytes)
-        })
-    }
-
-    fn actor<'a>(&self, warp: &'a Warp, lane: usize, pc: Pc, atomic: bool) -> Actor<'a> {
-        Actor {
-            warp: warp.id,
-            lane,
-            clock: &warp.clock,
-            pc,
-            atomic,
-            races: self.launch.checks.races,
-        }
-    }
-
-    /// Notes a read of shared memory: whether it is initialised.
-    pub fn shared_read(
-        &mut self,
-        warp: &Warp,
-        lane: usize,
-        address: u64,
-        bytes: u64,
-        pc: Pc,
-        atomic: bool,
-    ) -> Result<bool, Fail> {
-        let at = self.shared_place(warp, lane, address, bytes, pc)?;
-        let actor = self.actor(warp, lane, pc, atomic);
-        self.shadow
-            .read(at, bytes as usize, &actor)
-            .map_err(|c| self.race(warp, lane, address, pc, c, "reads"))
-    }
-
-    /// Notes a write of shared memory.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "an access is who, where, what and how"
-    )]
-    pub fn shared_write(
-        &mut self,
-        warp: &Warp,
-        lane: usize,
-        address: u64,
-        bytes: u64,
-        valid: bool,
-        same: bool,
-        pc: Pc,
-        atomic: bool,
-    ) -> Result<(), Fail> {
-        let at = self.shared_place(warp, lane, address, bytes, pc)?;
-        let actor = self.actor(warp, lane, pc, atomic);
-        let noted = self.shadow.write(at, bytes as usize, valid, same, &actor);
-        noted.map_err(|c| self.race(warp, lane, address, pc, c, "writes"))
-    }
-
-    /// The offset of an access to shared memory that is in bounds and does not meet an asynchronous copy under way.
-    pub fn shared_place(
-        &self,
-        warp: &Warp,
-        lane: usize,
-        address: u64,
-        bytes: u64,
-        pc: Pc,
-    ) -> Result<usize, Fail> {
-        if address + bytes > u64::from(self.launch.shared_bytes) || !address.is_multiple_of(bytes) {
-            return Err(self.access_fault(warp, Space::Shared, address, bytes, pc, lane));
-        }
-        let at = address as usize;
-        if self.launch.checks.synchronisation && self.shadow.is_pending(at, bytes as usize) {
-            let text = format!(
-                "{} at shared address {address:#x}, where an asynchronous copy is under way: its thread has not waited",
-                self.program.info[pc as usize].name
-            );
-            return Err(self.fail(FaultKind::AsyncRead, pc, warp.id, lane, Some(address), text));
-        }
-        Ok(at)
-    }
-
-    #[cold]
-    fn race(
-        &self,
-        warp: &Warp,
-        lane: usize,
-        address: u64,
-        pc: Pc,
-        other: Conflict,
-        verb: &str,
-    ) -> Fail {
-        let name = &self.program.info[pc as usize].name;
-        let thread = self.thread(u32::from(other.thread) / 32, usize::from(other.thread) % 32);
-        let did = if other.wrote { "wrote" } else { "read" };
-        let line = self.program.info[other.pc as usize].line;
-        let text = format!(
-            "{name} {verb} shared address {address:#x}, which thread {thread:?} {did} in line {line}, with no barrier between"
-        );
-        self.fail(FaultKind::Race, pc, warp.id, lane, Some(address), text)
     }
 }

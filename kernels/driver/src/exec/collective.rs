@@ -1,9 +1,10 @@
 //! Instructions in which lanes see one another: shuffles, votes, matches, reductions.
 
 use super::FaultKind;
-use super::access::{lanes, local_read};
+use super::access::lanes;
 use super::block::Block;
 use super::fault::Fail;
+use super::local::local_read;
 use super::op::{Kind, Pc, Shuffle, ShuffleKind, Slot, Vote};
 use super::warp::Warp;
 
@@ -66,6 +67,16 @@ impl Block<'_> {
         pc: Pc,
         mask: u32,
     ) -> Result<(), Fail> {
+        if CHECK {
+            let known = match kind {
+                Kind::Shuffle(Shuffle { a, .. })
+                | Kind::Match { a, .. }
+                | Kind::Reduce { a, .. } => warp.valid[*a as usize],
+                Kind::Vote { source, .. } => warp.valid_preds[source.pred as usize],
+                _ => !0,
+            };
+            self.note_read(warp, pc, mask & !known)?;
+        }
         match kind {
             Kind::Shuffle(shuffle) => {
                 let here = self.participants::<CHECK>(warp, shuffle.members, pc, mask)?;

@@ -105,6 +105,35 @@ impl Isa {
     }
 }
 
+/// The function compiled for an instruction set; it must be `inline(always)`.
+macro_rules! for_isa {
+    ($isa:expr, $body:ident($($arg:ident: $ty:ty),*) $(-> $out:ty)?) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
+        #[allow(unused_unsafe, reason = "some bodies are safe")]
+        unsafe fn avx2($($arg: $ty),*) $(-> $out)? {
+            // SAFETY: the caller keeps the promises of the body.
+            unsafe { $body($($arg),*) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vpopcntdq")]
+        #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
+        #[allow(unused_unsafe, reason = "some bodies are safe")]
+        unsafe fn avx512($($arg: $ty),*) $(-> $out)? {
+            // SAFETY: as above.
+            unsafe { $body($($arg),*) }
+        }
+        match $isa {
+            $crate::exec::lanes::Isa::Baseline => $body,
+            #[cfg(target_arch = "x86_64")]
+            $crate::exec::lanes::Isa::Avx2 => avx2,
+            #[cfg(target_arch = "x86_64")]
+            $crate::exec::lanes::Isa::Avx512 => avx512,
+        }
+    }};
+}
+pub(crate) use for_isa;
+
 /// The value of a closure that captures nothing.
 #[inline(always)]
 fn conjure<F: Copy>() -> F {

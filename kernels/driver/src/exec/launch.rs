@@ -42,15 +42,24 @@ pub struct Checks {
     pub synchronisation: bool,
     /// Counts more than the instructions.
     pub counters: bool,
+    /// With `memory`: uninitialised data are reported where they are read, not only where they matter. Compilers read
+    /// undefined registers now and then; code written by hand should not.
+    pub strict: bool,
 }
 
 impl Checks {
-    /// Everything on.
+    /// Everything on but `strict`.
     pub const ALL: Checks = Checks {
         memory: true,
         races: true,
         synchronisation: true,
         counters: true,
+        strict: false,
+    };
+    /// Everything on.
+    pub const STRICT: Checks = Checks {
+        strict: true,
+        ..Checks::ALL
     };
     /// Everything off.
     pub const NONE: Checks = Checks {
@@ -58,9 +67,10 @@ impl Checks {
         races: false,
         synchronisation: false,
         counters: false,
+        strict: false,
     };
 
-    /// A check is on; counters are none.
+    /// A check is on; counters are none, and `strict` is part of `memory`.
     pub(crate) fn any(self) -> bool {
         self.memory || self.races || self.synchronisation
     }

@@ -4,38 +4,35 @@
 //! (g = lane / 4, t = lane % 4); transposed, elements g of rows 2t and 2t + 1.
 
 use super::FaultKind;
-use super::access::{Addresses, space_of};
+use super::access::{lanes, space_of};
 use super::block::Block;
 use super::fault::Fail;
+use super::lanes::Lanes;
 use super::op::{Matrix, Pc};
+use super::request::Request;
+use super::shadow::Run;
 use super::warp::Warp;
 use crate::ptx::Space;
 
 const ROW: u64 = 16;
 
 impl Block<'_> {
-    /// The rows' addresses in shared memory.
-    fn rows(&self, warp: &Warp, matrix: &Matrix, pc: Pc) -> Result<Addresses, Fail> {
-        let mut a = warp.addresses(&matrix.address);
-        let rows = 8 * matrix.count as usize;
-        if matrix.address.space == Space::Generic {
-            if let Some(lane) = (0..rows).find(|&l| space_of(a[l]) != Space::Shared) {
-                let text = format!(
-                    "{} at {:#x}, not in shared memory",
-                    self.program.info[pc as usize].name, a[lane]
-                );
-                return Err(self.fail(
-                    FaultKind::OutOfBounds,
-                    pc,
-                    warp.id,
-                    lane,
-                    Some(a[lane]),
-                    text,
-                ));
-            }
-            a.iter_mut().for_each(|a| *a &= 0xffff_ffff);
+    /// The rows in shared memory.
+    fn rows(&self, warp: &Warp, matrix: &Matrix, pc: Pc) -> Result<Request, Fail> {
+        let mask = u32::MAX >> (32 - 8 * matrix.count);
+        let r = self.survey(warp, &matrix.address, mask, ROW);
+        if matrix.address.space == Space::Shared {
+            return Ok(r);
         }
-        Ok(a)
+        if let Some(lane) = lanes(mask).find(|&l| space_of(r.a[l]) != Space::Shared) {
+            let name = &self.program.info[pc as usize].name;
+            let address = r.a[lane];
+            let text = format!("{name} at {address:#x}, not in shared memory");
+            let kind = FaultKind::OutOfBounds;
+            return Err(self.fail(kind, pc, warp.id, lane, Some(address), text));
+        }
+        let a = r.a.map(|a| a & 0xffff_ffff);
+        Ok(Request::new(Space::Shared, a, mask, ROW))
     }
 
     pub fn load_matrix<const CHECK: bool, const COUNT: bool>(
@@ -50,47 +47,88 @@ impl Block<'_> {
         if CHECK {
             self.check_address(warp, &matrix.address, pc, row_lanes)?;
         }
-        let a = self.rows(warp, matrix, pc)?;
+        let r = self.rows(warp, matrix, pc)?;
         if COUNT {
-            self.count(Space::Shared, &a, row_lanes, ROW);
+            self.count(&r);
         }
         let region = self.region(Space::Shared);
+        self.in_bounds(warp, &region, &r, pc)?;
+        let noted = !CHECK || self.rows_noted(warp, matrix, &r, pc);
         for m in 0..matrix.count as usize {
             let mut words = [[0u32; 4]; 8];
-            let mut valid = [[true; 4]; 8];
+            let mut unknown = [0u8; 8];
             for (row, words) in words.iter_mut().enumerate() {
-                let lane = 8 * m + row;
-                let p = self.element(warp, region, a[lane], ROW, pc, lane)?;
-                // SAFETY: `element` checked 16 bytes at a 16-byte boundary.
-                *words = unsafe { p.cast::<[u32; 4]>().read_unaligned() };
-                if CHECK {
-                    for (t, valid) in valid[row].iter_mut().enumerate() {
-                        // Lane 4 row + t receives these bytes (transposed: other lanes, of the same warp).
-                        let reader = if matrix.transposed { lane } else { 4 * row + t };
-                        *valid =
-                            self.shared_read(warp, reader, a[lane] + 4 * t as u64, 4, pc, false)?;
-                    }
+                let at = r.a[8 * m + row];
+                // SAFETY: the row's 16 bytes are in bounds.
+                *words = unsafe {
+                    region
+                        .data
+                        .add(at as usize)
+                        .cast::<[u32; 4]>()
+                        .read_unaligned()
+                };
+                if !noted {
+                    unknown[row] = self.check_row(warp, matrix, at, row, pc)?;
                 }
             }
-            let half =
-                |row: usize, column: usize| words[row][column / 2] >> (16 * (column % 2)) & 0xffff;
-            let mut known = 0;
-            let target = &mut warp.regs[matrix.regs[m] as usize].0;
-            for (lane, out) in target.iter_mut().enumerate() {
-                let (g, t) = (lane / 4, lane % 4);
-                let ok;
-                if matrix.transposed {
-                    *out = half(2 * t, g) | half(2 * t + 1, g) << 16;
-                    ok = valid[2 * t][g / 2] && valid[2 * t + 1][g / 2];
-                } else {
-                    *out = words[g][t];
-                    ok = valid[g][t];
-                }
-                known |= u32::from(ok) << lane;
+            let target = &mut warp.regs[matrix.regs[m] as usize];
+            target.0 = words.as_flattened().try_into().unwrap_or(target.0);
+            if matrix.transposed {
+                transpose(target);
             }
-            warp.set_valid(matrix.regs[m], known, !0);
+            if CHECK {
+                let known = matrix.known_lanes(&unknown);
+                if known != !0 {
+                    self.uninitialised_read(warp, pc, !known, Some(r.a[8 * m]))?;
+                }
+                warp.set_valid(matrix.regs[m], known, !0);
+            }
         }
         Ok(())
+    }
+
+    /// Notes the reads of all rows. Lane 4 row + t receives word t; transposed, lanes all over the warp receive halves
+    /// of it. False if something is to be looked at row by row.
+    fn rows_noted(&mut self, warp: &Warp, matrix: &Matrix, r: &Request, pc: Pc) -> bool {
+        let actor = self.actor(warp, pc);
+        let mut runs = [Run::default(); 32];
+        for (l, run) in runs.iter_mut().enumerate() {
+            let (at, bytes) = (r.a[l] as usize, ROW as usize);
+            *run = if matrix.transposed {
+                self.shadow.together(at, bytes, 0, &actor)
+            } else {
+                self.shadow.row(at, bytes, 4, l % 8 * 4, &actor)
+            };
+        }
+        let rows = 8 * matrix.count as usize;
+        self.shadow.read_runs(&runs[..rows], &actor)
+    }
+
+    /// Notes the reads of a row: a bit for each of its words that is not initialised.
+    fn check_row(
+        &mut self,
+        warp: &Warp,
+        matrix: &Matrix,
+        at: u64,
+        row: usize,
+        pc: Pc,
+    ) -> Result<u8, Fail> {
+        let (actor, place) = (self.actor(warp, pc), at as usize);
+        let mut unknown = 0;
+        for t in 0..4 {
+            let readers = if matrix.transposed {
+                [8 * t + row / 2, 8 * t + 4 + row / 2]
+            } else {
+                [4 * row + t; 2]
+            };
+            for lane in readers {
+                let known = self.shadow.read(place + 4 * t, 4, &actor, lane);
+                let known = known
+                    .map_err(|met| self.trouble(warp, lane, at + 4 * t as u64, pc, met, "reads"))?;
+                unknown |= u8::from(!known) << t;
+            }
+        }
+        Ok(unknown)
     }
 
     pub fn store_matrix<const CHECK: bool, const COUNT: bool>(
@@ -105,47 +143,86 @@ impl Block<'_> {
         if CHECK {
             self.check_address(warp, &matrix.address, pc, row_lanes)?;
         }
-        let a = self.rows(warp, matrix, pc)?;
+        let r = self.rows(warp, matrix, pc)?;
         if COUNT {
-            self.count(Space::Shared, &a, row_lanes, ROW);
+            self.count(&r);
         }
         let region = self.region(Space::Shared);
+        self.in_bounds(warp, &region, &r, pc)?;
         for m in 0..matrix.count as usize {
-            let source = warp.regs[matrix.regs[m] as usize].0;
+            let mut words = warp.regs[matrix.regs[m] as usize];
             let known = warp.valid[matrix.regs[m] as usize];
-            // The lane and half that hold an element.
-            let place = |row: usize, column: usize| {
-                let (g, t) = if matrix.transposed {
-                    (column, row)
-                } else {
-                    (row, column)
-                };
-                (4 * g + t / 2, t % 2)
-            };
+            if matrix.transposed {
+                transpose(&mut words);
+            }
             for row in 0..8 {
-                let lane = 8 * m + row;
-                let p = self.element(warp, region, a[lane], ROW, pc, lane)?;
-                for column in 0..8 {
-                    let (from, half) = place(row, column);
-                    let value = (source[from] >> (16 * half)) as u16;
-                    if CHECK {
-                        let at = a[lane] + 2 * column as u64;
-                        self.shared_write(
-                            warp,
-                            from,
-                            at,
-                            2,
-                            known >> from & 1 != 0,
-                            false,
-                            pc,
-                            false,
-                        )?;
-                    }
-                    // SAFETY: `element` checked 16 bytes.
-                    unsafe { p.cast::<u16>().add(column).write_unaligned(value) };
+                let at = r.a[8 * m + row];
+                if CHECK {
+                    self.check_stored_row(warp, matrix, known, at, row, pc)?;
+                }
+                // SAFETY: the row's 16 bytes are in bounds.
+                unsafe {
+                    let to = region.data.add(at as usize).cast::<[u32; 4]>();
+                    to.write_unaligned(std::array::from_fn(|t| words.0[4 * row + t]));
                 }
             }
         }
         Ok(())
     }
+
+    /// Notes the writes of a matrix's row: the lane of each element.
+    fn check_stored_row(
+        &mut self,
+        warp: &Warp,
+        matrix: &Matrix,
+        known: u32,
+        at: u64,
+        row: usize,
+        pc: Pc,
+    ) -> Result<(), Fail> {
+        for column in 0..8 {
+            let (g, t) = if matrix.transposed {
+                (column, row)
+            } else {
+                (row, column)
+            };
+            let lane = 4 * g + t / 2;
+            let address = at + 2 * column as u64;
+            let r = Request::new(Space::Shared, [address; 32], 1 << lane, 2);
+            self.shared_writes(warp, &r, known, pc, |_, _| false)?;
+        }
+        Ok(())
+    }
+}
+
+impl Matrix {
+    /// The lanes of a register whose elements are all initialised; row by row a bit for each word that is not.
+    fn known_lanes(&self, unknown: &[u8; 8]) -> u32 {
+        if *unknown == [0; 8] {
+            return !0;
+        }
+        let known = |row: usize, word: usize| unknown[row] >> word & 1 == 0;
+        (0..32).fold(0, |all, lane| {
+            let (g, t) = (lane / 4, lane % 4);
+            let ok = if self.transposed {
+                known(2 * t, g / 2) && known(2 * t + 1, g / 2)
+            } else {
+                known(g, t)
+            };
+            all | u32::from(ok) << lane
+        })
+    }
+}
+
+/// Transposes the 8x8 matrix of 16-bit elements that lies row by row in a register's lanes.
+fn transpose(register: &mut Lanes) {
+    let half = |row: usize, column: usize| {
+        register.0[4 * row + column / 2] >> (16 * (column % 2)) & 0xffff
+    };
+    let mut out = [0; 32];
+    for (lane, out) in out.iter_mut().enumerate() {
+        let (g, t) = (lane / 4, lane % 4);
+        *out = half(2 * t, g) | half(2 * t + 1, g) << 16;
+    }
+    register.0 = out;
 }

@@ -175,18 +175,14 @@ unsafe fn tile<
     // SAFETY: the caller's promise for every slot.
     let words = |slot: Slot| unsafe { &(*regs.add(slot as usize)).0 };
     let width = 4 * A::PER_WORD;
-    // A tile of A or of B's transpose lies row by row in its register.
-    let mut left = [[A::Sum::default(); 128]; 4];
-    for (tile, &slot) in left.iter_mut().zip(a).take(2 * K / width) {
-        unpack::<A>(words(slot), tile);
-    }
+    // B's transpose lies row by row in its registers: a word holds elements of one column.
     let mut right = [[A::Sum::default(); N]; K];
     for (r, &slot) in b.iter().take(K / width).enumerate() {
-        let mut tile = [A::Sum::default(); 128];
-        unpack::<B>(words(slot), &mut tile);
-        for (k, right) in right[r * width..].iter_mut().take(width).enumerate() {
-            for (n, right) in right.iter_mut().enumerate() {
-                *right = tile[n * width + k];
+        let words = words(slot);
+        for t in 0..4 {
+            let column: [u32; N] = std::array::from_fn(|n| words[4 * n + t]);
+            for e in 0..A::PER_WORD {
+                right[r * width + t * A::PER_WORD + e] = column.map(|word| B::get(word, e));
             }
         }
     }
@@ -194,16 +190,17 @@ unsafe fn tile<
     for half in 0..2 {
         let first = half * C::REGISTERS;
         let [low, high] = [c[first], c[first + C::REGISTERS - 1]].map(words);
-        let mut sum = [[A::Sum::default(); N]; 8];
-        for lane in 0..32 {
-            let t = lane % 4 * 2;
-            sum[lane / 4][t] = C::get([low[lane], high[lane]], 0);
-            sum[lane / 4][t + 1] = C::get([low[lane], high[lane]], 1);
+        let mut sum = [A::Sum::default(); 8 * N];
+        for (lane, pair) in sum.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let words = [low[lane], high[lane]];
+            *pair = [C::get(words, 0), C::get(words, 1)];
         }
         for r in 0..K / width {
-            let left = &left[2 * r + half];
+            // A tile of A lies row by row in its register.
+            let mut left = [A::Sum::default(); 128];
+            unpack::<A>(words(a[2 * r + half]), &mut left);
             for (k, right) in right[r * width..].iter().take(width).enumerate() {
-                for (row, sum) in sum.iter_mut().enumerate() {
+                for (row, sum) in sum.as_chunks_mut::<N>().0.iter_mut().enumerate() {
                     let x = left[row * width + k];
                     for (s, &y) in sum.iter_mut().zip(right) {
                         *s = A::Sum::fma(x, y, *s);
@@ -211,10 +208,9 @@ unsafe fn tile<
                 }
             }
         }
-        for lane in 0..32 {
-            let t = lane % 4 * 2;
-            let pair = C::put([sum[lane / 4][t], sum[lane / 4][t + 1]]);
-            for (i, word) in pair.into_iter().enumerate().take(C::REGISTERS) {
+        for (lane, &pair) in sum.as_chunks::<2>().0.iter().enumerate() {
+            let words = C::put(pair);
+            for (i, word) in words.into_iter().enumerate().take(C::REGISTERS) {
                 out[first + i][lane] = word;
             }
         }
@@ -317,8 +313,8 @@ impl Block<'_> {
         if COUNT {
             self.tally.matrix_flops += m.flops;
         }
-        if CHECK {
-            m.propagate(warp);
+        if CHECK && !m.propagate(warp) {
+            self.uninitialised_read(warp, pc, mask, None)?;
         }
         Ok(())
     }
@@ -345,8 +341,8 @@ impl Block<'_> {
 }
 
 impl Multiply {
-    /// An element of D is initialised if its row of A, its column of B and its element of C are.
-    fn propagate(&self, warp: &mut Warp) {
+    /// An element of D is initialised if its row of A, its column of B and its element of C are. True if all are.
+    fn propagate(&self, warp: &mut Warp) -> bool {
         let valid = |slot: &Slot| warp.valid[*slot as usize];
         if self
             .a
@@ -355,7 +351,8 @@ impl Multiply {
             .chain(&self.c)
             .all(|s| valid(s) == !0)
         {
-            return self.d.iter().for_each(|&d| warp.set_valid(d, !0, !0));
+            self.d.iter().for_each(|&d| warp.set_valid(d, !0, !0));
+            return true;
         }
         let bad = |regs: &mut dyn Iterator<Item = &Slot>| regs.fold(0, |bad, s| bad | !valid(s));
         let rows: [u32; 2] =
@@ -388,5 +385,6 @@ impl Multiply {
             .iter()
             .zip(known)
             .for_each(|(&d, bits)| warp.set_valid(d, bits, !0));
+        false
     }
 }

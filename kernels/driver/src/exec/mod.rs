@@ -6,6 +6,7 @@
 mod access;
 mod asynchronous;
 mod atomic;
+mod barrier;
 mod block;
 mod checks;
 mod collective;
@@ -13,18 +14,23 @@ mod decode;
 mod fault;
 mod float16;
 mod flow;
-
 mod lanes;
 mod launch;
+mod local;
 mod matrix;
 mod mma;
+mod moves;
 mod op;
+mod pattern;
 mod pending;
 mod program;
+mod request;
 mod shadow;
+mod shared;
 mod step;
 mod tally;
 mod traffic;
+mod transfer;
 mod warp;
 mod wmma;
 

@@ -1,6 +1,7 @@
 //! Decoded instructions: dense, with every operand a place in the register file.
 
-use super::lanes::{Carry, Lanes, Map, Test};
+use super::lanes::{Carry, Map, Test};
+use super::moves::Moves;
 use crate::ptx::Space;
 
 /// Index of a register's first [`Lanes`]. Constants and special registers have slots too.
@@ -203,11 +204,6 @@ pub struct Address {
     pub offset: i64,
 }
 
-/// Moves all lanes between memory and registers: 32 elements of `count` parts in a row.
-///
-/// Safety: the memory holds them all, and the registers are of the width that the function was made for.
-pub type Bulk = unsafe fn(*mut u8, &[*mut Lanes; 4]);
-
 /// A load or store of `count` elements of `bytes` each.
 pub struct Access {
     pub address: Address,
@@ -217,7 +213,7 @@ pub struct Access {
     /// Bytes of a register: 2, 4 or 8.
     pub register: u32,
     pub signed: bool,
-    pub bulk: Option<Bulk>,
+    pub moves: Moves,
 }
 
 /// An atomic read-modify-write; `reg` holds the address if it is one.

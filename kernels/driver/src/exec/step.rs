@@ -4,8 +4,8 @@ use super::FaultKind;
 use super::block::{Block, Stop};
 use super::fault::Fail;
 use super::lanes::{Lanes, WARP};
-use super::op::{Barrier, BarrierReduce, Cond, Kind, Logic, Op, Part, Pc, Slot};
-use super::warp::{State, Warp};
+use super::op::{Cond, Kind, Logic, Op, Part, Pc, Slot};
+use super::warp::Warp;
 
 /// Copies the lanes of a mask.
 #[inline(always)]
@@ -107,7 +107,7 @@ pub unsafe fn run<const CHECK: bool, const COUNT: bool>(
             if CHECK {
                 let unknown = active & !warp.cond_valid(op.guard);
                 if unknown != 0 {
-                    uninitialised_guard(block, warp, op, pc, unknown)?;
+                    block.uninitialised_guard(warp, op, pc as Pc, unknown)?;
                 }
             }
             match &op.kind {
@@ -140,6 +140,7 @@ pub unsafe fn run<const CHECK: bool, const COUNT: bool>(
                             Part::Whole => {}
                         }
                         warp.set_valid(*d, valid, mask);
+                        block.note_read(warp, pc as Pc, mask & !valid)?;
                     }
                     pc += 1;
                 }
@@ -163,6 +164,7 @@ pub unsafe fn run<const CHECK: bool, const COUNT: bool>(
                             warp.valid[*a as usize] & warp.valid[*b as usize] & warp.cond_valid(*c);
                         warp.set_valid_pred(*p, valid, mask);
                         warp.set_valid_pred(*q, valid, mask);
+                        block.note_read(warp, pc as Pc, mask & !valid)?;
                     }
                     pc += 1;
                 }
@@ -172,6 +174,7 @@ pub unsafe fn run<const CHECK: bool, const COUNT: bool>(
                         let (va, vb) = (warp.valid[*a as usize], warp.valid[*b as usize]);
                         let valid = (va & choose | vb & !choose) & warp.cond_valid(*p);
                         warp.set_valid(*d, valid, mask);
+                        block.note_read(warp, pc as Pc, mask & !valid)?;
                     }
                     for part in 0..=u32::from(*wide) {
                         let spread = |m| if *wide { spread(m, part == 1) } else { m };
@@ -193,7 +196,9 @@ pub unsafe fn run<const CHECK: bool, const COUNT: bool>(
                     let bits = logic.apply(warp.cond(*a), warp.cond(*b));
                     warp.set_pred(*d, bits, mask);
                     if CHECK {
-                        warp.set_valid_pred(*d, warp.cond_valid(*a) & warp.cond_valid(*b), mask);
+                        let valid = warp.cond_valid(*a) & warp.cond_valid(*b);
+                        warp.set_valid_pred(*d, valid, mask);
+                        block.note_read(warp, pc as Pc, mask & !valid)?;
                     }
                     pc += 1;
                 }
@@ -222,6 +227,7 @@ pub unsafe fn run<const CHECK: bool, const COUNT: bool>(
                             valid
                         };
                         warp.set_valid(*d, valid, mask);
+                        block.note_read(warp, pc as Pc, mask & !valid)?;
                         if *writes {
                             warp.valid_carry = warp.valid_carry & !mask | valid & mask;
                         }
@@ -339,8 +345,7 @@ pub unsafe fn run<const CHECK: bool, const COUNT: bool>(
                     let members = warp.get32(*members, lane);
                     if CHECK {
                         block.check_members(warp, pc as Pc, members, mask, warp.alive)?;
-                        let own = warp.id as usize;
-                        warp.clock[own] += 1;
+                        warp.advance();
                     }
                     if members & warp.alive & !active == 0 {
                         pc += 1;
@@ -372,146 +377,7 @@ impl Logic {
     }
 }
 
-/// A guard that is not initialised: whatever the operation writes is not either; a branch, a store or a barrier that
-/// depends on it is a fault.
-#[cold]
-fn uninitialised_guard(
-    block: &Block<'_>,
-    warp: &mut Warp,
-    op: &Op,
-    pc: usize,
-    unknown: u32,
-) -> Result<(), Fail> {
-    match &op.kind {
-        Kind::Map { d, .. } | Kind::Select { d, .. } | Kind::Carry { d, .. } => {
-            warp.set_valid(*d, 0, unknown);
-            Ok(())
-        }
-        Kind::Test { p, q, .. } => {
-            warp.set_valid_pred(*p, 0, unknown);
-            warp.set_valid_pred(*q, 0, unknown);
-            Ok(())
-        }
-        Kind::Predicate { d, .. } => {
-            warp.set_valid_pred(*d, 0, unknown);
-            Ok(())
-        }
-        _ if !block.launch.checks.memory => Ok(()),
-        _ => {
-            let text = format!(
-                "an uninitialised predicate guards {}",
-                block.program.info[pc].name
-            );
-            let lane = unknown.trailing_zeros() as usize;
-            Err(block.fail(
-                FaultKind::Uninitialised,
-                pc as Pc,
-                warp.id,
-                lane,
-                None,
-                text,
-            ))
-        }
-    }
-}
-
 impl Block<'_> {
-    /// The current split at a barrier: true if it goes on.
-    fn barrier<const CHECK: bool>(
-        &mut self,
-        warp: &mut Warp,
-        barrier: &Barrier,
-        mask: u32,
-    ) -> Result<bool, Fail> {
-        let at = warp.current;
-        let (pc, lane) = (warp.splits[at].pc, mask.trailing_zeros() as usize);
-        if let State::AtBarrier { id, .. } = warp.splits[at].state {
-            // It was selected again, so the barrier has completed.
-            warp.splits[at].state = State::Ready;
-            self.leave_barrier::<CHECK>(warp, barrier, id, mask);
-            return Ok(true);
-        }
-        let id = warp.get32(barrier.id, lane);
-        if id as usize >= super::block::BARRIERS {
-            let text = format!("barrier {id}: a block has 16");
-            return Err(self.fail(FaultKind::Trap, pc, warp.id, lane, None, text));
-        }
-        let absent = warp.alive & !mask;
-        if CHECK && self.launch.checks.synchronisation && absent != 0 && barrier.aligned {
-            let text = format!(
-                "{} reached by {} of {} threads of the warp: thread {:?} is elsewhere",
-                self.program.info[pc as usize].name,
-                mask.count_ones(),
-                warp.alive.count_ones(),
-                self.thread(warp.id, absent.trailing_zeros() as usize),
-            );
-            return Err(self.fail(FaultKind::BarrierDivergence, pc, warp.id, lane, None, text));
-        }
-        let wanted = barrier.threads.map_or(0, |t| warp.get32(t, lane));
-        // With a count, a warp of which every living lane arrives counts whole.
-        let threads = if wanted != 0 && absent == 0 {
-            WARP as u32
-        } else {
-            mask.count_ones()
-        };
-        let votes = match barrier.reduce {
-            Some(
-                BarrierReduce::Count { source, .. }
-                | BarrierReduce::And { source, .. }
-                | BarrierReduce::Or { source, .. },
-            ) => ((warp.cond(source) & mask).count_ones(), mask.count_ones()),
-            None => (0, 0),
-        };
-        let generation = self.barriers.generation(id);
-        let clock = std::mem::take(&mut warp.clock);
-        self.barriers
-            .arrive(id, threads, wanted, votes, &clock, self.alive);
-        warp.clock = clock;
-        if barrier.arrive {
-            if CHECK {
-                warp.clock[warp.id as usize] += 1;
-            }
-            return Ok(true);
-        }
-        if self.barriers.generation(id) != generation {
-            self.leave_barrier::<CHECK>(warp, barrier, id, mask);
-            return Ok(true);
-        }
-        warp.splits[at].state = State::AtBarrier { id, generation };
-        Ok(false)
-    }
-
-    fn leave_barrier<const CHECK: bool>(
-        &mut self,
-        warp: &mut Warp,
-        barrier: &Barrier,
-        id: u32,
-        mask: u32,
-    ) {
-        let (count, all, any) = self.barriers.reduction(id);
-        match barrier.reduce {
-            Some(BarrierReduce::Count { d, .. }) => {
-                for lane in (0..WARP).filter(|l| mask >> l & 1 != 0) {
-                    warp.set(d, lane, count.into(), false);
-                }
-                warp.set_valid(d, !0, mask);
-            }
-            Some(BarrierReduce::And { p, .. }) => {
-                warp.set_pred(p, if all { !0 } else { 0 }, mask);
-                warp.set_valid_pred(p, !0, mask);
-            }
-            Some(BarrierReduce::Or { p, .. }) => {
-                warp.set_pred(p, if any { !0 } else { 0 }, mask);
-                warp.set_valid_pred(p, !0, mask);
-            }
-            None => {}
-        }
-        if CHECK {
-            self.barriers.learn(id, &mut warp.clock);
-            warp.clock[warp.id as usize] += 1;
-        }
-    }
-
     /// Everything that touches memory or other lanes; at least one lane is active.
     #[inline(never)]
     fn memory_or_collective<const CHECK: bool, const COUNT: bool>(
@@ -522,8 +388,8 @@ impl Block<'_> {
         mask: u32,
     ) -> Result<(), Fail> {
         match &op.kind {
-            Kind::Load(access) => self.load::<CHECK, COUNT>(warp, access, pc, mask),
-            Kind::Store(access) => self.store::<CHECK, COUNT>(warp, access, pc, mask),
+            Kind::Load(access) => self.transfer::<CHECK, COUNT, false>(warp, access, pc, mask),
+            Kind::Store(access) => self.transfer::<CHECK, COUNT, true>(warp, access, pc, mask),
             Kind::Atomic(atomic) => self.atomic::<CHECK, COUNT>(warp, atomic, pc, mask),
             Kind::CopyAsync(copy) => self.copy_async::<CHECK, COUNT>(warp, copy, pc, mask),
             Kind::CommitAsync => {

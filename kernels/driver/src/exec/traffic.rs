@@ -1,31 +1,39 @@
 //! Counting memory traffic: sectors of global memory, passes over the banks of shared memory.
 
-use super::access::{Addresses, all_equal, in_a_row, lanes};
+use super::access::{Addresses, lanes};
 use super::block::Block;
 use super::lanes::WARP;
+use super::request::{Request, Shape};
 use crate::ptx::Space;
 
 impl Block<'_> {
     /// Traffic of a request, in the units of [`crate::counters::Traffic`].
-    pub fn count(&mut self, space: Space, a: &Addresses, mask: u32, bytes: u64) {
-        let asked = u64::from(mask.count_ones()) * bytes;
-        let row = mask == !0 && in_a_row(a, bytes);
-        let (traffic, (units, ideal)) = match space {
-            Space::Global if row => {
-                let sectors = (a[31] + bytes - 1) / 32 - a[0] / 32 + 1;
-                (&mut self.tally.global, (sectors, asked.div_ceil(32)))
+    pub fn count(&mut self, r: &Request) {
+        let asked = u64::from(r.mask.count_ones()) * r.bytes;
+        let first = r.a[r.first()];
+        let (units, ideal) = match (r.space, r.shape) {
+            (Space::Global, Shape::Row) => {
+                let sectors = (r.a[31] + r.bytes - 1) / 32 - first / 32 + 1;
+                (sectors, asked.div_ceil(32))
             }
-            Space::Global => (&mut self.tally.global, sectors(a, mask, bytes)),
-            Space::Shared if row && a[0].is_multiple_of(bytes.max(4)) => {
-                let passes = asked.div_ceil(128);
-                (&mut self.tally.shared, (passes, passes))
+            (Space::Global, Shape::Same) => (1, r.bytes.div_ceil(32)),
+            (Space::Shared, Shape::Row) if first.is_multiple_of(r.bytes.max(4)) => {
+                (asked.div_ceil(128), asked.div_ceil(128))
             }
-            Space::Shared if all_equal(a) => {
-                let passes = (WARP / phase(bytes)) as u64;
-                (&mut self.tally.shared, (passes, passes))
+            (Space::Shared, Shape::Same) if r.mask == !0 => {
+                let phases = (WARP / phase(r.bytes)) as u64;
+                (phases, phases)
             }
-            Space::Shared => (&mut self.tally.shared, passes(a, mask, bytes)),
+            (Space::Global | Space::Shared, _) => {
+                let at = self.pattern(r);
+                self.patterns[at].units
+            }
             _ => return,
+        };
+        let traffic = if r.space == Space::Global {
+            &mut self.tally.global
+        } else {
+            &mut self.tally.shared
         };
         traffic.requests += 1;
         traffic.units += units;
@@ -35,7 +43,7 @@ impl Block<'_> {
 }
 
 /// 32-byte sectors touched, and the fewest for as many different elements.
-fn sectors(a: &Addresses, mask: u32, bytes: u64) -> (u64, u64) {
+pub fn sectors(a: &Addresses, mask: u32, bytes: u64) -> (u64, u64) {
     let mut sorted = *a;
     let n = lanes(mask)
         .enumerate()
@@ -60,26 +68,26 @@ fn phase(bytes: u64) -> usize {
 }
 
 /// Passes over the 32 banks of 4 bytes, and the fewest for as many different words.
-fn passes(a: &Addresses, mask: u32, bytes: u64) -> (u64, u64) {
+pub fn passes(a: &Addresses, mask: u32, bytes: u64) -> (u64, u64) {
     let (mut passes, mut ideal) = (0, 0);
     let phase = phase(bytes);
     for first in (0..WARP).step_by(phase) {
-        // At most 32 words a phase, of which equal ones are served together.
-        let (mut words, mut n) = ([0; WARP], 0);
+        // The words of each bank; equal ones are served together. At most 32 words a phase.
+        let mut banks = [[0; WARP]; 32];
+        let (mut used, mut different) = ([0usize; 32], 0u64);
         for l in (first..first + phase).filter(|&l| mask >> l & 1 != 0) {
             for word in a[l] / 4..(a[l] + bytes).div_ceil(4) {
-                if n < WARP && !words[..n].contains(&word) {
-                    words[n] = word;
-                    n += 1;
+                let bank = (word % 32) as usize;
+                let (words, n) = (&mut banks[bank], &mut used[bank]);
+                if *n < WARP && !words[..*n].contains(&word) {
+                    words[*n] = word;
+                    *n += 1;
+                    different += 1;
                 }
             }
         }
-        let mut banks = [0; 32];
-        words[..n]
-            .iter()
-            .for_each(|w| banks[(w % 32) as usize] += 1);
-        passes += banks.into_iter().max().unwrap_or(0);
-        ideal += (n as u64).div_ceil(32);
+        passes += used.into_iter().max().unwrap_or(0) as u64;
+        ideal += different.div_ceil(32);
     }
     (passes, ideal)
 }

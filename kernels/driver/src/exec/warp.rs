@@ -61,6 +61,8 @@ pub struct Warp {
     pub pending: Pending,
     /// What this warp knows of every warp's clock (kept under checks).
     pub clock: Vec<u32>,
+    /// Accesses to shared memory before it are ordered before this warp (see [`super::shadow`]).
+    pub horizon: u64,
 }
 
 impl Warp {
@@ -86,6 +88,7 @@ impl Warp {
             executed: 0,
             pending: Pending::default(),
             clock: vec![0; warps],
+            horizon: 0,
         };
         for (slot, bits, wide) in &program.constants {
             warp.fill(*slot, *bits, *wide);
@@ -93,8 +96,9 @@ impl Warp {
         warp
     }
 
-    /// Prepares for a new block: all lanes at the entry. Constants stay, they are never written.
-    pub fn reset(&mut self, lanes: u32, entry: Pc, checked: bool) {
+    /// Prepares for a new block: all lanes at the entry. Constants stay, they are never written. Under checks the
+    /// clocks begin at a step.
+    pub fn reset(&mut self, lanes: u32, entry: Pc, checked: Option<u32>) {
         let root = Split {
             pc: entry,
             join: NOWHERE,
@@ -107,16 +111,27 @@ impl Warp {
         self.splits.push(root);
         (self.current, self.alive, self.executed, self.carry) = (0, lanes, 0, 0);
         self.preds[super::op::TRUE as usize] = !0;
-        if checked {
+        if let Some(begin) = checked {
             self.valid_carry = 0;
             self.valid.fill(0);
             self.valid_preds.fill(0);
             self.valid_frame.fill(0);
             self.valid_preds[super::op::TRUE as usize] = !0;
             self.pending = Pending::default();
-            self.clock.fill(0);
-            self.clock[self.id as usize] = 1;
+            self.clock.fill(begin);
+            self.advance();
         }
+    }
+
+    /// The step of its own clock.
+    pub fn step(&self) -> u32 {
+        self.clock[self.id as usize]
+    }
+
+    /// A new step of its own clock: what it did before, and what it has learnt, is ordered.
+    pub fn advance(&mut self) {
+        self.clock[self.id as usize] += 1;
+        self.horizon = super::shadow::horizon(self.id, &self.clock);
     }
 
     /// Writes the same bits to all lanes of a register.

@@ -8,7 +8,9 @@ use super::access::{Addresses, lanes, read_bytes, write};
 use super::block::Block;
 use super::fault::Fail;
 use super::op::{Fragment, Pc};
+use super::request::Request;
 use super::warp::Warp;
+use crate::ptx::Space;
 
 /// Which matrix a fragment is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,28 +59,32 @@ impl Block<'_> {
         if CHECK {
             self.check_address(warp, &f.address, pc, mask)?;
         }
-        let base = warp.addresses(&f.address);
+        let base = self.survey(warp, &f.address, mask, 1).a;
         let bytes = u64::from(f.bytes);
         for r in 0..f.regs.len() {
             let mut words = [0u32; 32];
             let mut valid = !0;
             for e in 0..4 / f.bytes as usize {
                 let a = f.addresses(warp, &base, r, e);
-                self.by_space(f.address.space, a, mask, |block, space, a, mask| {
-                    if COUNT {
-                        block.count(space, a, mask, bytes);
-                    }
-                    if CHECK {
-                        valid &= block.check_read(warp, space, a, mask, bytes, pc)? | !mask;
-                    }
-                    let region = block.region(space);
-                    for l in lanes(mask) {
-                        let p = block.element(warp, region, a[l], bytes, pc, l)?;
-                        // SAFETY: `element` checked the bounds.
-                        words[l] |= (unsafe { read_bytes(p, f.bytes) } as u32) << (16 * e);
-                    }
-                    Ok(())
-                })?;
+                self.by_space(
+                    &Request::new(f.address.space, a, mask, bytes),
+                    |block, r| {
+                        if COUNT {
+                            block.count(r);
+                        }
+                        let region = block.region(r.space);
+                        block.in_bounds(warp, &region, r, pc)?;
+                        if CHECK {
+                            valid &= block.check_read(warp, r, pc)? | !r.mask;
+                        }
+                        for l in lanes(r.mask) {
+                            let p = block.element(warp, region, r.a[l], bytes, pc, l)?;
+                            // SAFETY: `element` checked the bounds.
+                            words[l] |= (unsafe { read_bytes(p, f.bytes) } as u32) << (16 * e);
+                        }
+                        Ok(())
+                    },
+                )?;
             }
             warp.regs[f.regs[r] as usize].0 = words;
             warp.set_valid(f.regs[r], valid, !0);
@@ -97,41 +103,34 @@ impl Block<'_> {
         if CHECK {
             self.check_address(warp, &f.address, pc, mask)?;
         }
-        let base = warp.addresses(&f.address);
+        let base = self.survey(warp, &f.address, mask, 1).a;
         let bytes = u64::from(f.bytes);
         for r in 0..f.regs.len() {
             for e in 0..4 / f.bytes as usize {
                 let a = f.addresses(warp, &base, r, e);
                 let known = warp.valid[f.regs[r] as usize];
-                self.by_space(f.address.space, a, mask, |block, space, a, mask| {
-                    if COUNT {
-                        block.count(space, a, mask, bytes);
-                    }
-                    if CHECK && space == crate::ptx::Space::Shared {
-                        for l in lanes(mask) {
-                            block.shared_write(
-                                warp,
-                                l,
-                                a[l],
-                                bytes,
-                                known >> l & 1 != 0,
-                                false,
-                                pc,
-                                false,
-                            )?;
+                self.by_space(
+                    &Request::new(f.address.space, a, mask, bytes),
+                    |block, request| {
+                        if COUNT {
+                            block.count(request);
                         }
-                    } else if CHECK {
-                        block.check_global_write(warp, a, mask, bytes, known, pc)?;
-                    }
-                    let region = block.region(space);
-                    for l in lanes(mask) {
-                        let p = block.element(warp, region, a[l], bytes, pc, l)?;
-                        let bits = warp.get32(f.regs[r], l) >> (16 * e);
-                        // SAFETY: `element` checked the bounds.
-                        unsafe { write(p, bits.into(), f.bytes) };
-                    }
-                    Ok(())
-                })?;
+                        let region = block.region(request.space);
+                        block.in_bounds(warp, &region, request, pc)?;
+                        if CHECK && request.space == Space::Shared {
+                            block.shared_writes(warp, request, known, pc, |_, _| false)?;
+                        } else if CHECK {
+                            block.global_writes(warp, request, known, pc)?;
+                        }
+                        for l in lanes(request.mask) {
+                            let p = block.element(warp, region, request.a[l], bytes, pc, l)?;
+                            let bits = warp.get32(f.regs[r], l) >> (16 * e);
+                            // SAFETY: `element` checked the bounds.
+                            unsafe { write(p, bits.into(), f.bytes) };
+                        }
+                        Ok(())
+                    },
+                )?;
             }
         }
         Ok(())

@@ -1,8 +1,8 @@
 //! Branches, calls, exits.
 
+use super::super::moves::moves;
 use super::super::op::{Access, Address, Base, Cond, Kind};
 use super::function::Fixup;
-use super::memory::bulk;
 use super::{Decoder, Ins, Result};
 use crate::ptx::{Operand, Space, Type};
 
@@ -126,11 +126,11 @@ impl<'a> Decoder<'a> {
             match target {
                 Operand::Reg(_) => {
                     let (slot, ty) = self.any_register(ins, target)?;
-                    self.frame_access(from, slot, ty.bytes(), true);
+                    self.frame_access(ins, from, slot, ty.bytes(), true)?;
                 }
                 _ => {
                     let (_, to) = self.symbol_address(ins, target)?;
-                    self.copy_frame(from, to, param.size);
+                    self.copy_frame(ins, from, to, param.size)?;
                 }
             }
         }
@@ -147,7 +147,7 @@ impl<'a> Decoder<'a> {
                         ins.error("an argument is a .param variable, a register or a constant")
                     );
                 }
-                self.copy_frame(from, to, size);
+                self.copy_frame(ins, from, to, size)?;
             }
             _ => {
                 let ty = match size {
@@ -157,14 +157,14 @@ impl<'a> Decoder<'a> {
                     _ => return Err(ins.error("an argument in a register has 2, 4 or 8 bytes")),
                 };
                 let slot = self.value(ins, argument, ty)?;
-                self.frame_access(to, slot, size, false);
+                self.frame_access(ins, to, slot, size, false)?;
             }
         }
         Ok(())
     }
 
     /// Copies within the frame, all lanes' words at a time where alignment allows.
-    fn copy_frame(&mut self, from: u64, to: u64, size: u32) {
+    fn copy_frame(&mut self, ins: &Ins<'_>, from: u64, to: u64, size: u32) -> Result<()> {
         let slot = self.new_slot(false);
         let mut at = 0;
         while at < size {
@@ -175,32 +175,44 @@ impl<'a> Decoder<'a> {
             } else {
                 1
             };
-            self.frame_access(from + u64::from(at), slot, bytes, true);
-            self.frame_access(to + u64::from(at), slot, bytes, false);
+            self.frame_access(ins, from + u64::from(at), slot, bytes, true)?;
+            self.frame_access(ins, to + u64::from(at), slot, bytes, false)?;
             at += bytes;
         }
+        Ok(())
     }
 
-    fn frame_access(&mut self, at: u64, slot: u32, bytes: u32, load: bool) {
+    fn frame_access(
+        &mut self,
+        ins: &Ins<'_>,
+        at: u64,
+        slot: u32,
+        bytes: u32,
+        load: bool,
+    ) -> Result<()> {
         let address = Address {
             space: Space::Local,
             base: Base::None,
             offset: at as i64,
         };
+        let register = bytes.max(2);
+        let moves = moves(bytes, 1, false, register, load)
+            .ok_or_else(|| ins.error(format!("a parameter of {bytes} bytes")))?;
         let access = Box::new(Access {
             address,
             bytes,
             count: 1,
             regs: [slot; 4],
-            register: bytes.max(2),
+            register,
             signed: false,
-            bulk: bulk(bytes, 1, bytes, load),
+            moves,
         });
         self.emit(if load {
             Kind::Load(access)
         } else {
             Kind::Store(access)
         });
+        Ok(())
     }
 
     /// Functions that the driver provides: `__assertfail`, and `vprintf`, which prints nothing and returns 0.
@@ -231,7 +243,7 @@ impl<'a> Decoder<'a> {
             "vprintf" if returns.len() == 1 => {
                 let zero = self.constant(0, false);
                 let (_, to) = self.symbol_address(ins, &returns[0])?;
-                self.frame_access(to, zero, 4, false);
+                self.frame_access(ins, to, zero, 4, false)?;
                 Ok(())
             }
             _ => Err(ins.error(format!(

@@ -2,6 +2,7 @@
 
 use super::super::flow;
 use super::super::op::{Cond, Kind, Pc};
+use super::super::shadow::MAX_OPS;
 use super::{Current, Decoder, Ins, MAX_FRAME, MAX_SLOTS, Place, Result};
 use crate::counters::Class;
 use crate::ptx::{Function, Operand, Param, PtxError, Space, Variable};
@@ -62,6 +63,9 @@ impl<'a> Decoder<'a> {
                     self.program.slots
                 ),
             ));
+        }
+        if self.program.ops.len() > MAX_OPS {
+            return Err(at_line(kernel, format!("more than {MAX_OPS} operations")));
         }
         self.program.frame_words = self.frame.div_ceil(8) as u32 * 2;
         Ok(())

@@ -3,8 +3,8 @@
 use super::super::access::window;
 use super::super::atomic::Update;
 use super::super::float16::{bf16_to_f32, canonical, f16_to_f32, f32_to_bf16, f32_to_f16};
-use super::super::lanes::{Lanes, WARP};
-use super::super::op::{Access, Atomic, Bulk, Cond, CopyAsync, Kind, Slot};
+use super::super::moves::moves;
+use super::super::op::{Access, Atomic, Cond, CopyAsync, Kind, Slot};
 use super::operands::is_wide;
 use super::{Decoder, Ins, Result};
 use crate::ptx::{Operand, Space, Type};
@@ -106,18 +106,17 @@ impl<'a> Decoder<'a> {
         if address.space == Space::Shared || address.space == Space::Generic {
             self.shared_access(ty.bytes());
         }
+        let signed = ty.is_signed();
+        let moves = moves(ty.bytes(), count, signed, width, load)
+            .ok_or_else(|| ins.error("no registers for such elements"))?;
         let access = Box::new(Access {
             address,
             bytes: ty.bytes(),
             count,
             regs,
             register: width,
-            signed: ty.is_signed(),
-            bulk: if ty.is_signed() && width != ty.bytes() {
-                None
-            } else {
-                bulk(ty.bytes(), count, width, load)
-            },
+            signed,
+            moves,
         });
         self.emit(if load {
             Kind::Load(access)
@@ -269,84 +268,6 @@ impl<'a> Decoder<'a> {
         })));
         Ok(())
     }
-}
-
-/// The function that moves 32 elements in a row, where there is one: the registers must have the elements' width, or
-/// hold 16-bit elements zero-extended.
-pub(super) fn bulk(bytes: u32, count: u32, register: u32, load: bool) -> Option<Bulk> {
-    Some(match (bytes, count, register, load) {
-        (4, 1, 4, true) => load_all::<u32, u32, 1>,
-        (4, 2, 4, true) => load_all::<u32, u32, 2>,
-        (4, 4, 4, true) => load_all::<u32, u32, 4>,
-        (8, 1, 8, true) => load_all::<u64, u64, 1>,
-        (8, 2, 8, true) => load_all::<u64, u64, 2>,
-        (2, 1, 2 | 4, true) => load_all::<u16, u32, 1>,
-        (2, 2, 2 | 4, true) => load_all::<u16, u32, 2>,
-        (2, 4, 2 | 4, true) => load_all::<u16, u32, 4>,
-        (1, 1, 2 | 4, true) => load_all::<u8, u32, 1>,
-        (4, 1, 4, false) => store_all::<u32, u32, 1>,
-        (4, 2, 4, false) => store_all::<u32, u32, 2>,
-        (4, 4, 4, false) => store_all::<u32, u32, 4>,
-        (8, 1, 8, false) => store_all::<u64, u64, 1>,
-        (8, 2, 8, false) => store_all::<u64, u64, 2>,
-        (2, 1, 2 | 4, false) => store_all::<u16, u32, 1>,
-        (2, 2, 2 | 4, false) => store_all::<u16, u32, 2>,
-        (2, 4, 2 | 4, false) => store_all::<u16, u32, 4>,
-        (1, 1, 2 | 4, false) => store_all::<u8, u32, 1>,
-        _ => return None,
-    })
-}
-
-/// An element in memory and in a register.
-trait Cell<R>: Copy {
-    fn widen(self) -> R;
-    fn narrow(r: R) -> Self;
-}
-
-macro_rules! cells {
-    ($($m:ty, $r:ty;)*) => {$(
-        impl Cell<$r> for $m {
-            fn widen(self) -> $r {
-                self as $r
-            }
-            fn narrow(r: $r) -> $m {
-                r as $m
-            }
-        }
-    )*};
-}
-cells! { u8, u32; u16, u32; u32, u32; u64, u64; }
-
-unsafe fn load_all<M: Cell<R>, R: Copy + Default, const N: usize>(
-    memory: *mut u8,
-    regs: &[*mut Lanes; 4],
-) {
-    // SAFETY: the caller's promise: 32 N elements in memory.
-    let block = unsafe { memory.cast::<[[M; N]; WARP]>().read_unaligned() };
-    for (part, reg) in regs.iter().enumerate().take(N) {
-        let mut lanes = [R::default(); WARP];
-        for (lane, elements) in lanes.iter_mut().zip(&block) {
-            *lane = elements[part].widen();
-        }
-        // SAFETY: the caller's promise: N registers of 32 lanes.
-        unsafe { reg.cast::<[R; WARP]>().write(lanes) };
-    }
-}
-
-unsafe fn store_all<M: Cell<R> + Default, R: Copy, const N: usize>(
-    memory: *mut u8,
-    regs: &[*mut Lanes; 4],
-) {
-    let mut block = [[M::default(); N]; WARP];
-    for (part, reg) in regs.iter().enumerate().take(N) {
-        // SAFETY: as in `load_all`.
-        let lanes = unsafe { reg.cast::<[R; WARP]>().read() };
-        for (elements, &lane) in block.iter_mut().zip(&lanes) {
-            elements[part] = M::narrow(lane);
-        }
-    }
-    // SAFETY: as in `load_all`.
-    unsafe { memory.cast::<[[M; N]; WARP]>().write_unaligned(block) };
 }
 
 /// Adds pairs of 16-bit floats.
