@@ -69,9 +69,8 @@ impl Block<'_> {
     ) -> Result<(), Fail> {
         if CHECK {
             let known = match kind {
-                Kind::Shuffle(Shuffle { a, .. })
-                | Kind::Match { a, .. }
-                | Kind::Reduce { a, .. } => warp.valid[*a as usize],
+                Kind::Shuffle(shuffle) => warp.valid[shuffle.a as usize],
+                Kind::Match { a, .. } | Kind::Reduce { a, .. } => warp.valid[*a as usize],
                 Kind::Vote { source, .. } => warp.valid_preds[source.pred as usize],
                 _ => !0,
             };
