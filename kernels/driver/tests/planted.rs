@@ -299,3 +299,40 @@ fn races_inside_a_warp() {
         "{fault}"
     );
 }
+
+/// Compilers widen a load to a vector that runs over the end of an allocation where alignment keeps it from a fault. Its
+/// elements are initialised each for itself: what lies beyond may be read, not used.
+#[test]
+fn vectors_over_an_end() {
+    let body = |used: &str| {
+        format!(
+            "
+    .reg .f32 %f<9>; .reg .b64 %rd<3>;
+    ld.param.u64 %rd1, [x]; ld.param.u64 %rd2, [y];
+    ld.global.v4.f32 {{%f1, %f2, %f3, %f4}}, [%rd1+32];
+    {used}
+    st.global.f32 [%rd2], %f3;
+    ret;"
+        )
+    };
+    // Eleven floats, the tenth not initialised.
+    let run = |used| {
+        let device = Device::new(&module(".param .u64 x, .param .u64 y", &body(used)));
+        let (x, y) = (device.alloc::<f32>(11), device.alloc::<f32>(1));
+        device.memory.write(x, &[0; 36]).unwrap();
+        device.memory.write(x + 40, &1f32.to_ne_bytes()).unwrap();
+        let args = [Arg::U64(x), Arg::U64(y)];
+        device
+            .launch("k", 1, 1, 0, &args)
+            .map(|_| device.download::<f32>(y, 1)[0])
+    };
+    assert_eq!(run("add.f32 %f3, %f3, %f1;").unwrap(), 1.0);
+    for unknown in ["add.f32 %f3, %f3, %f2;", "add.f32 %f3, %f3, %f4;"] {
+        assert_eq!(run(unknown).unwrap_err().kind, FaultKind::Uninitialised);
+    }
+    // The first element must be there, and a vector that is not aligned never is.
+    let fault = run("ld.global.v4.f32 {%f1, %f2, %f3, %f4}, [%rd1+48];").unwrap_err();
+    assert_eq!(fault.kind, FaultKind::OutOfBounds, "{fault}");
+    let fault = run("ld.global.v4.f32 {%f1, %f2, %f3, %f4}, [%rd1+40];").unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Misaligned, "{fault}");
+}

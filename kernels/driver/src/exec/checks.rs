@@ -151,6 +151,50 @@ impl Block<'_> {
         Ok(valid)
     }
 
+    /// As [`Block::check_read`], for each element of a vector. Compilers widen loads to vectors that run over the end of
+    /// an allocation where alignment keeps them from a fault: what lies beyond is not initialised.
+    #[inline(always)]
+    pub fn check_load(
+        &mut self,
+        warp: &Warp,
+        access: &Access,
+        r: &Request,
+        pc: Pc,
+    ) -> Result<[u32; 4], Fail> {
+        let whole = self.check_read(warp, r, pc);
+        match whole {
+            Ok(valid) if access.count == 1 || valid & r.mask == r.mask => Ok([valid; 4]),
+            Err(fault) if access.count == 1 || r.space == Space::Shared => Err(fault),
+            _ if self.launch.checks.strict => whole.map(|valid| [valid; 4]),
+            _ => self.check_elements(warp, access, r, pc),
+        }
+    }
+
+    #[cold]
+    fn check_elements(
+        &mut self,
+        warp: &Warp,
+        access: &Access,
+        r: &Request,
+        pc: Pc,
+    ) -> Result<[u32; 4], Fail> {
+        let bytes = u64::from(access.bytes);
+        let mut elements = [0; 4];
+        for (i, known) in (0..).zip(&mut elements[..access.count as usize]) {
+            let at = r.a.map(|a| a + i * bytes);
+            // The first element has to be there.
+            let inside = |&l: &usize| {
+                i == 0 || r.space == Space::Shared || self.shadow(warp, at[l], bytes, pc, l).is_ok()
+            };
+            let inside = lanes(r.mask).filter(inside).fold(0, |all, l| all | 1 << l);
+            if inside != 0 {
+                let part = Request::new(r.space, at, inside, bytes);
+                *known = self.check_read(warp, &part, pc)? & inside;
+            }
+        }
+        Ok(elements)
+    }
+
     /// The shadow of an address of global memory.
     fn shadow_at(&self, address: u64) -> *mut u8 {
         let view = &self.launch.view;

@@ -47,8 +47,8 @@ impl Block<'_> {
                 block.check_write(warp, access, r, pc)?;
             }
             if CHECK && !STORE {
-                let valid = block.check_read(warp, r, pc)?;
-                for &register in &access.regs[..access.count as usize] {
+                let valid = block.check_load(warp, access, r, pc)?;
+                for (&register, valid) in access.regs[..access.count as usize].iter().zip(valid) {
                     warp.set_valid(register, valid, r.mask);
                 }
             }
