@@ -1,0 +1,415 @@
+//! Matrix products with everything that surrounds them.
+//!
+//! ```text
+//! Y[z] = act(α (A[z] B[z] + s A₂[z] B₂[z]) + bias) + β R[z]        z < batch
+//! A [m, k]   B [k, n]   A₂ [m, k₂]   B₂ [k₂, n]   bias [n]   R, Y [m, n]
+//! ```
+//!
+//! A and B are bf16, f16 or f32 (as tf32 or exactly), each by rows or by columns; sums are f32; Y, R and bias are of one
+//! type. R may be Y itself (β = 1: accumulation). The second pair (the K-extension, W x + s B (A x) in one product) has A's
+//! and B's layouts.
+//!
+//! | | |
+//! |---|---|
+//! | FLOPs | 2 batch m n (k + k₂), all on mma but for exact f32 ([`Gemm::flops`]) |
+//! | least bytes | A, A₂, B, B₂, bias, R once in, Y once out ([`Gemm::minimum_bytes`]) |
+//! | tile traffic | ⌈m/M⌉ ⌈n/N⌉ (M + N) (k + k₂) elements in, the rest as above ([`Gemm::tile_bytes`]) |
+//! | error | a sum of K = k + k₂ products errs by at most K u/(1 − K u) Σ abs(a b), u = 2⁻²⁴ (Higham 2002, §3.1); tf32 first cuts a and b to 11 bits, 2⁻¹⁰ each |
+//!
+//! The plan: a block has a tile M × N of Y and walks over k in tiles of K; `stages` tiles of A and B are in shared memory or
+//! on their way (cp.async); a warp multiplies its part from registers, loading the next fragments meanwhile; one barrier a
+//! tile. See `ptx/gemm.ptx`, with the tables of [`Tile`] for the shapes.
+
+mod plan;
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaFunction, CudaStream, DeviceRepr, LaunchConfig, PushKernelArg};
+
+use crate::template::{Ptx, Template};
+use crate::{KernelError, Kernels};
+pub use plan::{Activation, Loader, Major, Output, Tile, Type, Variant};
+
+const TEMPLATE: Template = Template {
+    files: &[
+        ("gemm.ptx", include_str!("../ptx/gemm.ptx")),
+        ("gemm_copy.ptx", include_str!("../ptx/gemm_copy.ptx")),
+        ("gemm_mma.ptx", include_str!("../ptx/gemm_mma.ptx")),
+        ("gemm_fma.ptx", include_str!("../ptx/gemm_fma.ptx")),
+        (
+            "gemm_epilogue.ptx",
+            include_str!("../ptx/gemm_epilogue.ptx"),
+        ),
+        ("activation.ptx", include_str!("../ptx/activation.ptx")),
+    ],
+};
+
+/// A matrix in device memory, or a batch of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Matrix {
+    /// Address of the first element.
+    pub pointer: u64,
+    /// Elements from one row to the next; of a transposed matrix, from one column to the next.
+    pub stride: usize,
+    /// Elements from one matrix of the batch to the next; 0 if they share one.
+    pub batch_stride: usize,
+    /// Whether columns, not rows, are contiguous. Only for A and B.
+    pub transposed: bool,
+}
+
+/// The second operand pair.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Extension {
+    /// A₂ [m, k₂], transposed as A is.
+    pub a: Matrix,
+    /// B₂ [k₂, n], transposed as B is.
+    pub b: Matrix,
+    /// k₂ ≥ 1.
+    pub k: usize,
+    /// s.
+    pub scale: f32,
+}
+
+/// A product to launch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Gemm {
+    /// Type of A and B.
+    pub operands: Type,
+    /// Type of Y, R and bias.
+    pub output: Output,
+    /// Rows of Y.
+    pub m: usize,
+    /// Columns of Y.
+    pub n: usize,
+    /// Inner size; 0 is an empty sum.
+    pub k: usize,
+    /// Products.
+    pub batch: usize,
+    /// A [m, k].
+    pub a: Matrix,
+    /// B [k, n].
+    pub b: Matrix,
+    /// The second pair.
+    pub extension: Option<Extension>,
+    /// α.
+    pub alpha: f32,
+    /// Address of n elements.
+    pub bias: Option<u64>,
+    /// act.
+    pub activation: Activation,
+    /// β and R.
+    pub residual: Option<(f32, Matrix)>,
+    /// Y.
+    pub y: Matrix,
+}
+
+/// A matrix as the kernel is told of it: strides in bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Place {
+    pointer: u64,
+    batch: u64,
+    stride: u32,
+}
+
+/// The kernel's argument, as the template reads it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Arguments {
+    a: Place,
+    b: Place,
+    a2: Place,
+    b2: Place,
+    y: Place,
+    r: Place,
+    bias: u64,
+    m: u32,
+    n: u32,
+    k: u32,
+    k2: u32,
+    alpha: f32,
+    beta: f32,
+    scale: f32,
+    /// 1 if every row of Y and R starts at a multiple of 16 bytes.
+    chunks: u32,
+}
+
+// SAFETY: `repr(C)`, of plain numbers, copied by the driver at the launch.
+unsafe impl DeviceRepr for Arguments {}
+
+/// Largest number of rows, columns or inner steps: sums with a tile's size stay below 2³¹.
+const MAX_SIZE: usize = (1 << 31) - (1 << 10);
+
+impl Gemm {
+    /// Floating-point operations.
+    pub fn flops(&self) -> u64 {
+        2 * (self.batch * self.m * self.n) as u64 * self.inner() as u64
+    }
+
+    fn inner(&self) -> usize {
+        self.k + self.extension.map_or(0, |e| e.k)
+    }
+
+    /// Bytes that any kernel moves: each operand once, each matrix that a batch shares once.
+    pub fn minimum_bytes(&self) -> u64 {
+        let times = |x: &Matrix| if x.batch_stride == 0 { 1 } else { self.batch };
+        let second = self
+            .extension
+            .map_or(0, |e| e.k * (times(&e.a) * self.m + times(&e.b) * self.n));
+        let operands = self.k * (times(&self.a) * self.m + times(&self.b) * self.n) + second;
+        (operands * self.operands.bytes()) as u64 + self.result_bytes()
+    }
+
+    fn result_bytes(&self) -> u64 {
+        let bias = self.bias.map_or(0, |_| self.n);
+        let matrices = self.batch * (1 + usize::from(self.residual.is_some()));
+        ((matrices * self.m * self.n + bias) * self.output.bytes()) as u64
+    }
+
+    /// Bytes of global memory that the kernel with this tile asks for: whole tiles of A and B, also at the edges.
+    pub fn tile_bytes(&self, tile: &Tile) -> u64 {
+        let tiles = self.batch * self.m.div_ceil(tile.m) * self.n.div_ceil(tile.n);
+        let operands = tiles * (tile.m + tile.n) * self.inner() * self.operands.bytes();
+        operands as u64 + self.result_bytes()
+    }
+
+    /// The tiles that it may have, the largest first: not the largest, which leaves no registers for that, where elements are
+    /// copied one by one, or tf32 has a second pair.
+    pub fn tiles(&self) -> &'static [Tile] {
+        let second = self.extension.map(|e| self.loaders(&e.a, &e.b));
+        let mut loaders = [Some(self.loaders(&self.a, &self.b)), second]
+            .into_iter()
+            .flatten();
+        let whole = loaders.all(|pair| pair == [Loader::Chunks; 2]);
+        let tight = self.operands == Type::Tf32 && self.extension.is_some();
+        &Tile::of(self.operands)[usize::from(!whole || tight)..]
+    }
+
+    /// The tile for a device: of [`Gemm::tiles`] that with the least `waves · M · N / share`, where waves =
+    /// ⌈tiles / multiprocessors⌉ counts how often every multiprocessor works on a tile, and share is the useful share of the
+    /// main loop's instructions. So large products take the large tile, whose loop wastes least, and small ones as many
+    /// tiles as there are multiprocessors. None of a shape whose stages exceed the shared memory of a block.
+    pub fn tile(&self, multiprocessors: u32, shared_limit: u32) -> &'static Tile {
+        let tiles = self.tiles();
+        let cost = |tile: &Tile| {
+            let count = self.batch * self.m.div_ceil(tile.m) * self.n.div_ceil(tile.n);
+            let waves = count.div_ceil(multiprocessors.max(1) as usize);
+            (waves * tile.m * tile.n) as f64 / tile.share
+        };
+        let fits = |tile: &&Tile| tile.shared(self.operands) <= shared_limit;
+        let cheapest = tiles.iter().filter(fits);
+        let cheapest = cheapest.min_by(|s, t| cost(s).total_cmp(&cost(t)));
+        cheapest.unwrap_or(&tiles[tiles.len() - 1])
+    }
+
+    fn majors(&self) -> [Major; 2] {
+        // A by rows and B by columns lie along k.
+        let major = |along_k| if along_k { Major::K } else { Major::Other };
+        [major(!self.a.transposed), major(self.b.transposed)]
+    }
+
+    fn loaders(&self, a: &Matrix, b: &Matrix) -> [Loader; 2] {
+        let [a_major, b_major] = self.majors();
+        let per_chunk = 16 / self.operands.bytes();
+        let whole = |elements: usize| elements.is_multiple_of(per_chunk);
+        let loader = |x: &Matrix, major, extent| {
+            let rows = x.pointer.is_multiple_of(16) && whole(x.stride) && whole(x.batch_stride);
+            if rows && (major == Major::K || whole(extent)) {
+                Loader::Chunks
+            } else {
+                Loader::Elements
+            }
+        };
+        [loader(a, a_major, self.m), loader(b, b_major, self.n)]
+    }
+
+    /// The kernel that computes it with this tile, one of [`Gemm::tiles`].
+    ///
+    /// # Errors
+    /// [`KernelError::Argument`]: sizes or strides that no kernel takes.
+    pub fn variant(&self, tile: &'static Tile) -> Result<Variant, KernelError> {
+        self.check()?;
+        Ok(Variant {
+            operands: self.operands,
+            output: self.output,
+            tile,
+            majors: self.majors(),
+            loaders: self.loaders(&self.a, &self.b),
+            extension: self.extension.map(|e| self.loaders(&e.a, &e.b)),
+            bias: self.bias.is_some(),
+            activation: self.activation,
+            residual: self.residual.is_some(),
+        })
+    }
+
+    fn check(&self) -> Result<(), KernelError> {
+        let error = |what| {
+            Err(KernelError::Argument {
+                kernel: "gemm",
+                what,
+            })
+        };
+        let sizes = [self.m, self.n, self.k, self.extension.map_or(1, |e| e.k)];
+        if sizes.iter().any(|&size| size > MAX_SIZE) || self.batch > 65_535 {
+            return error(format!(
+                "m, n, k, k₂ of {sizes:?} in a batch of {}: at most {MAX_SIZE} and 65535; split it",
+                self.batch
+            ));
+        }
+        if !self.output.of(self.operands) {
+            return error(format!(
+                "operands of {:?} give no result of {:?}: f32, or their own type, if it has 16 bits",
+                self.operands, self.output
+            ));
+        }
+        let second = self.extension.iter().flat_map(|e| {
+            let same = e.a.transposed == self.a.transposed && e.b.transposed == self.b.transposed;
+            let a2 = ("A₂", e.a, self.m, e.k, self.operands.bytes(), same);
+            [a2, ("B₂", e.b, e.k, self.n, self.operands.bytes(), same)]
+        });
+        let matrices = [
+            ("A", self.a, self.m, self.k, self.operands.bytes(), true),
+            ("B", self.b, self.k, self.n, self.operands.bytes(), true),
+            (
+                "Y",
+                self.y,
+                self.m,
+                self.n,
+                self.output.bytes(),
+                !self.y.transposed,
+            ),
+        ];
+        let residual = self
+            .residual
+            .iter()
+            .map(|(_, r)| ("R", *r, self.m, self.n, self.output.bytes(), !r.transposed));
+        for (name, x, rows, columns, bytes, fitting) in
+            matrices.into_iter().chain(second).chain(residual)
+        {
+            let row = if x.transposed { rows } else { columns };
+            if !fitting {
+                return error(format!(
+                    "{name} is {}transposed: A₂ and B₂ must be as A and B are, Y and R by rows",
+                    if x.transposed { "" } else { "not " }
+                ));
+            }
+            if x.stride < row || x.stride * bytes >= 1 << 32 {
+                return error(format!(
+                    "{name} [{rows}, {columns}]: a stride of {} elements, wanted {row} at least and less than 4 GiB",
+                    x.stride
+                ));
+            }
+            if !x.pointer.is_multiple_of(bytes as u64) {
+                return error(format!(
+                    "{name} at {:#x}: not aligned to its {bytes}-byte elements",
+                    x.pointer
+                ));
+            }
+        }
+        if self.extension.is_some_and(|e| e.k == 0) {
+            return error("k₂ = 0: leave the extension out".into());
+        }
+        Ok(())
+    }
+
+    /// Launches it on a stream, with the tile that [`Gemm::tile`] chooses. An empty result launches nothing.
+    ///
+    /// # Errors
+    /// [`KernelError`]: arguments that no kernel takes, or the driver's refusal.
+    ///
+    /// # Safety
+    /// The matrices must lie in memory of the stream's device, free of other use until the stream has come past; Y may
+    /// overlap R only as the same matrix, and no other operand.
+    pub unsafe fn launch(
+        &self,
+        kernels: &Kernels,
+        stream: &Arc<CudaStream>,
+    ) -> Result<(), KernelError> {
+        let tile = self.tile(kernels.multiprocessors(), kernels.shared_limit());
+        let variant = self.variant(tile)?;
+        let shared = tile.shared(self.operands);
+        let function = kernels.get(&variant.name(), shared, || variant.expand())?;
+        // SAFETY: the caller's promise; the function is this variant's.
+        unsafe { self.launch_variant(&variant, &function, stream) }
+    }
+
+    /// Launches a loaded variant.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`].
+    ///
+    /// # Safety
+    /// As for [`Gemm::launch`]; `variant` must come from this product's [`Gemm::variant`], and `function` from its text.
+    pub unsafe fn launch_variant(
+        &self,
+        variant: &Variant,
+        function: &CudaFunction,
+        stream: &Arc<CudaStream>,
+    ) -> Result<(), KernelError> {
+        let tile = variant.tile;
+        let tiles = self.m.div_ceil(tile.m) * self.n.div_ceil(tile.n);
+        if tiles * self.batch == 0 {
+            return Ok(());
+        }
+        let config = LaunchConfig {
+            grid_dim: (tiles as u32, 1, self.batch as u32),
+            block_dim: (tile.threads() as u32, 1, 1),
+            shared_mem_bytes: tile.shared(self.operands),
+        };
+        let arguments = self.arguments();
+        let mut launch = stream.launch_builder(function);
+        launch.arg(&arguments);
+        // SAFETY: the kernel takes exactly these arguments; the rest is the caller's promise.
+        let launched = unsafe { launch.launch(config) };
+        launched.map(drop).map_err(|error| KernelError::Driver {
+            kernel: variant.name(),
+            action: "launching it",
+            error,
+        })
+    }
+
+    fn arguments(&self) -> Arguments {
+        let place = |x: Matrix, bytes: usize| Place {
+            pointer: x.pointer,
+            batch: (x.batch_stride * bytes) as u64,
+            stride: (x.stride * bytes) as u32,
+        };
+        let aligned = |x: &Place| {
+            x.pointer.is_multiple_of(16)
+                && x.batch.is_multiple_of(16)
+                && x.stride.is_multiple_of(16)
+        };
+        let operand =
+            |x: Option<Matrix>| x.map_or(Place::default(), |x| place(x, self.operands.bytes()));
+        let result =
+            |x: Option<Matrix>| x.map_or(Place::default(), |x| place(x, self.output.bytes()));
+        let (y, r) = (result(Some(self.y)), result(self.residual.map(|(_, r)| r)));
+        Arguments {
+            a: operand(Some(self.a)),
+            b: operand(Some(self.b)),
+            a2: operand(self.extension.map(|e| e.a)),
+            b2: operand(self.extension.map(|e| e.b)),
+            y,
+            r,
+            bias: self.bias.unwrap_or(0),
+            m: self.m as u32,
+            n: self.n as u32,
+            k: self.k as u32,
+            k2: self.extension.map_or(0, |e| e.k as u32),
+            alpha: self.alpha,
+            beta: self.residual.map_or(0.0, |(beta, _)| beta),
+            scale: self.extension.map_or(0.0, |e| e.scale),
+            chunks: u32::from(aligned(&y) && aligned(&r)),
+        }
+    }
+}
+
+impl Variant {
+    /// The kernel's text.
+    ///
+    /// # Errors
+    /// [`KernelError::Template`].
+    pub fn expand(&self) -> Result<Ptx, KernelError> {
+        TEMPLATE.expand(self.values())
+    }
+}
