@@ -130,7 +130,7 @@ struct Arguments {
     alpha: f32,
     beta: f32,
     scale: f32,
-    /// 1 if every row of Y and R starts at a multiple of 16 bytes.
+    /// 1 if every row of Y and R, and the bias, start at multiples of 16 bytes.
     chunks: u32,
 }
 
@@ -384,6 +384,7 @@ impl Gemm {
         let result =
             |x: Option<Matrix>| x.map_or(Place::default(), |x| place(x, self.output.bytes()));
         let (y, r) = (result(Some(self.y)), result(self.residual.map(|(_, r)| r)));
+        let bias = self.bias.unwrap_or(0);
         Arguments {
             a: operand(Some(self.a)),
             b: operand(Some(self.b)),
@@ -391,7 +392,7 @@ impl Gemm {
             b2: operand(self.extension.map(|e| e.b)),
             y,
             r,
-            bias: self.bias.unwrap_or(0),
+            bias,
             m: self.m as u32,
             n: self.n as u32,
             k: self.k as u32,
@@ -399,7 +400,7 @@ impl Gemm {
             alpha: self.alpha,
             beta: self.residual.map_or(0.0, |(beta, _)| beta),
             scale: self.extension.map_or(0.0, |e| e.scale),
-            chunks: u32::from(aligned(&y) && aligned(&r)),
+            chunks: u32::from(aligned(&y) && aligned(&r) && bias.is_multiple_of(16)),
         }
     }
 }

@@ -78,9 +78,9 @@ pub struct Tile {
     pub warps: [usize; 2],
     /// Stages of shared memory.
     pub stages: usize,
-    /// Blocks for which a multiprocessor's registers must suffice.
-    pub blocks: usize,
-    /// Useful share of the main loop's instructions on sm_80, both operands by k: the table of `tests/data/sass.txt`.
+    /// Most registers of a thread, which come by eights; with a second pair, or copies by elements, as many as there are.
+    pub registers: usize,
+    /// Useful share of the main loop's instructions on sm_80, both operands by k: see `tests/data/sass.txt`.
     pub share: f64,
 }
 
@@ -88,7 +88,7 @@ const fn tile(
     size: [usize; 3],
     warps: [usize; 2],
     stages: usize,
-    blocks: usize,
+    registers: usize,
     share: f64,
 ) -> Tile {
     let [m, n, k] = size;
@@ -98,25 +98,25 @@ const fn tile(
         k,
         warps,
         stages,
-        blocks,
+        registers,
         share,
     }
 }
 
 const HALF_TILES: [Tile; 3] = [
-    tile([128, 256, 64], [2, 4], 3, 1, 0.7),
-    tile([128, 128, 32], [2, 2], 4, 2, 0.6),
-    tile([64, 64, 32], [2, 2], 4, 5, 0.4),
+    tile([128, 256, 64], [2, 4], 3, 240, 0.676),
+    tile([128, 128, 32], [2, 2], 4, 248, 0.632),
+    tile([64, 64, 32], [2, 2], 4, 88, 0.408),
 ];
 const TF32_TILES: [Tile; 3] = [
-    tile([128, 128, 32], [2, 2], 3, 2, 0.6),
-    tile([128, 64, 32], [2, 2], 3, 2, 0.5),
-    tile([64, 64, 32], [2, 2], 4, 4, 0.4),
+    tile([128, 128, 32], [2, 2], 3, 248, 0.653),
+    tile([128, 64, 32], [2, 2], 3, 168, 0.545),
+    tile([64, 64, 32], [2, 2], 4, 112, 0.462),
 ];
 const F32_TILES: [Tile; 3] = [
-    tile([128, 128, 16], [4, 2], 4, 1, 0.9),
-    tile([64, 64, 16], [2, 2], 4, 4, 0.85),
-    tile([32, 64, 16], [1, 2], 4, 8, 0.85),
+    tile([128, 128, 16], [4, 2], 4, 224, 0.901),
+    tile([64, 64, 16], [2, 2], 4, 128, 0.868),
+    tile([32, 64, 16], [1, 2], 4, 128, 0.859),
 ];
 
 impl Tile {
@@ -286,7 +286,7 @@ struct Values {
     warp_n: usize,
     threads: usize,
     stages: usize,
-    blocks: usize,
+    registers: usize,
     stage_bytes: usize,
     /// Stages of a turn of the main loop.
     unroll: usize,
@@ -456,7 +456,11 @@ impl Variant {
             warp_n: warp[1],
             threads: tile.threads(),
             stages: tile.stages,
-            blocks: tile.blocks,
+            registers: if self.extension.is_none() && self.loaders == [Loader::Chunks; 2] {
+                tile.registers
+            } else {
+                255
+            },
             stage_bytes: tile.stage_bytes(self.operands),
             // With fma about a thousand of a thread: 16 KiB of instructions.
             unroll: if exact {

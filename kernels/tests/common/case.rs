@@ -103,8 +103,9 @@ impl Outcome {
             match wanted {
                 Some((exact, bound)) => {
                     let error = (got - exact).abs();
-                    // Written so that a NaN is wrong.
-                    if !(error <= *bound) {
+                    // A NaN is not within any bound.
+                    let within = error <= *bound;
+                    if !within {
                         return Err(format!(
                             "element {e}: {got} for {exact}, error {error:e}, bound {bound:e}"
                         ));

@@ -5,6 +5,7 @@ use super::block::Block;
 use super::fault::Fail;
 use super::op::{CopyAsync, Pc};
 use super::pending::Copies;
+use super::request::Request;
 use super::shadow::{Trouble, Write};
 use super::warp::Warp;
 use crate::ptx::Space;
@@ -24,8 +25,24 @@ impl Block<'_> {
         let (ignore, bytes) = (warp.cond(copy.ignore), u64::from(copy.bytes));
         let to = self.survey(warp, &copy.target, mask, bytes);
         let from = self.survey(warp, &copy.source, mask, bytes);
+        let source_bytes = |warp: &Warp, l: usize| match copy.source_bytes {
+            _ if ignore >> l & 1 != 0 => 0,
+            Some(slot) => warp.get32(slot, l).min(copy.bytes),
+            None => copy.bytes,
+        };
         if COUNT {
-            self.count(&from);
+            // Zeros come from nowhere.
+            let reading = match copy.source_bytes {
+                None => mask & !ignore,
+                Some(_) => lanes(mask)
+                    .filter(|&l| source_bytes(warp, l) > 0)
+                    .fold(0, |m, l| m | 1 << l),
+            };
+            if reading == mask {
+                self.count(&from);
+            } else if reading != 0 {
+                self.count(&Request::new(from.space, from.a, reading, bytes));
+            }
             self.count(&to);
         }
         // Nobody need look at a lane's bytes if all of them can be read.
@@ -43,11 +60,7 @@ impl Block<'_> {
         self.in_bounds(warp, &shared, &to, pc)?;
         let mut copies = CHECK.then(|| Box::new(Copies::new(mask, copy.bytes as usize, pc)));
         for l in lanes(mask) {
-            let read = match copy.source_bytes {
-                _ if ignore >> l & 1 != 0 => 0,
-                Some(slot) => warp.get32(slot, l).min(copy.bytes),
-                None => copy.bytes,
-            };
+            let read = source_bytes(warp, l);
             let mut data = [0; 16];
             if read > 0 {
                 // With fewer bytes read than copied, only those must exist.
