@@ -419,3 +419,30 @@ fn dropped_stores() {
     });
     assert_eq!(found, [("transpose", 1, 1), ("matmul_tiled", 2, 2)]);
 }
+
+/// Lane 1 stores where lane 0 does, one word lower.
+#[test]
+fn lanes_that_collide() {
+    let collided = |text: &str| {
+        let (head, rest) = text.contains("st.shared").then(|| text.split_once('['))??;
+        let (address, rest) = rest.split_once(']')?;
+        let (base, offset) = address.split_once('+').unwrap_or((address, "0"));
+        Some(format!(
+            "{{ .reg .pred %one; .reg .b32 %lane, %to; mov.u32 %lane, %laneid; setp.eq.u32 %one, %lane, 1; \
+            mov.u32 %to, {base}; @%one sub.u32 %to, %to, 4; {head}[%to+{offset}]{rest} }}"
+        ))
+    };
+    let found = counts([TRANSPOSE, TILES, SUM], |subject| {
+        subject.plant(collided, |fault, line| {
+            subject.is_race(fault) && fault.line == line as u32
+        })
+    });
+    assert_eq!(
+        found,
+        [
+            ("transpose", 1, 1),
+            ("matmul_tiled", 2, 2),
+            ("reduce_sum", 2, 2)
+        ]
+    );
+}
