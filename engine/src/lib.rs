@@ -37,6 +37,7 @@ pub mod prelude {
     pub use crate::op::{Forward, Op, Saved, apply, no_grad};
     pub use crate::ops::attention::{AttentionOptions, attention, attention_packed};
     pub use crate::ops::bce::{BceOptions, bce, bce_with_logits};
+    pub use crate::ops::block_affine::block_affine_linear;
     pub use crate::ops::conv2d::{Conv2dOptions, conv2d};
     pub use crate::ops::cross_entropy::{CrossEntropyOptions, cross_entropy};
     pub use crate::ops::dropout::{drop_path, dropout};
@@ -45,6 +46,7 @@ pub mod prelude {
     pub use crate::ops::loss::{Reduction, mae, mse};
     pub use crate::ops::low_rank::low_rank_linear;
     pub use crate::ops::norm::{layer_norm, rms_norm};
+    pub use crate::ops::produced::{Panel, Producer, produced_linear};
     pub use crate::ops::recompute::recompute;
     pub use crate::ops::rotary::{Rotation, rotary};
     pub use crate::ops::soft_targets::{soft_cross_entropy, sparse_soft_cross_entropy};

@@ -328,6 +328,18 @@ proptest! {
             low_rank_linear(&x[0], &weight, bias.then_some(&x[3]), &x[1], &x[2], lambda.then_some(&x[4]), 0.75)
         });
     }
+
+    #[test]
+    fn block_affine_updates(t in 0usize..5, m in 0usize..8, n in 0usize..8, block in 1usize..5, bias: bool, seed: u64) {
+        let shapes = vec![vec![t, n], vec![m.div_ceil(block), block, block], vec![m]];
+        let w = numbers(m * n, seed ^ 22);
+        // Each element of ΔW is a sum of `block` products and a constant, then one of n, m or t of them is summed; dR adds a row of blocks.
+        let inner = (block + 1) * n.max(m).max(t).max(1);
+        run("block_affine", shapes, seed, roundings(inner, 4), |x| {
+            let weight = Tensor::from_slice(&w, &[m, n], x[0].device())?;
+            block_affine_linear(&x[0], &weight, bias.then_some(&x[2]), &x[1])
+        });
+    }
 }
 
 #[test]
@@ -359,7 +371,7 @@ fn ties_share() {
     assert_eq!(gradient(x.minimum(&other)), [0.5, 1.0, 0.0]);
 }
 
-/// Names that `fn name` of every `impl Op` returns in the engine's source, tests and examples left out.
+/// Names that `fn name` of every `impl Op` and `impl Producer` returns in the engine's source, tests and examples left out.
 fn op_names() -> Vec<String> {
     let mut folders = vec![std::path::PathBuf::from(concat!(
         env!("CARGO_MANIFEST_DIR"),
@@ -382,7 +394,9 @@ fn op_names() -> Vec<String> {
                 .lines()
                 .filter(|l| !l.trim_start().starts_with("//"))
                 .collect();
-            for body in code.join("\n").split(" Op for ").skip(1) {
+            let code = code.join("\n");
+            let producers = code.split(" Producer for ").skip(1);
+            for body in code.split(" Op for ").skip(1).chain(producers) {
                 let name = body
                     .split("fn name(&self)")
                     .nth(1)

@@ -6,9 +6,11 @@ use deltaw_engine::optim::AdamW;
 use deltaw_engine::prelude::*;
 use deltaw_models::decoder::Decoder;
 use deltaw_models::methods::adalora::AdaLora;
+use deltaw_models::methods::bone::Bone;
 use deltaw_models::methods::dora::Dora;
 use deltaw_models::methods::lora::Lora;
 use deltaw_models::methods::low_rank::LowRank;
+use deltaw_models::methods::miss::Miss;
 use deltaw_models::methods::pissa::Pissa;
 use deltaw_models::methods::selective::{BitFit, Full, LinearProbe};
 use deltaw_models::methods::{Adapter, Attached, Method, Targets};
@@ -28,6 +30,9 @@ fn updates() -> Vec<Box<dyn Method>> {
         Box::new(AdaLora::target_rank(2)),
         Box::new(Dora::rank(2)),
         Box::new(Pissa::rank(2)),
+        Box::new(Bone::block(4)),
+        Box::new(Bone::block(5)),
+        Box::new(Miss::rank(3)),
     ]
 }
 
@@ -90,6 +95,10 @@ fn trained_numbers_are_those_of_the_formulas() {
         3 * (sides + matrices),
         2 * sides + outputs,
         2 * sides,
+        4 * outputs,
+        // ⌈16/5⌉ squares of 5×5 for 16 outputs, ⌈24/5⌉ for 24.
+        2 * 25 * (5 * 4 + 5),
+        3 * outputs,
     ];
     for (method, want) in updates().iter().zip(want) {
         let bert = Bert::new(&Device::cpu());
@@ -531,7 +540,7 @@ fn foreign_adapters_and_impossible_settings_are_refused_with_reasons() {
     for (adapter, reason) in [
         (
             changed(&|a| a.config["peft_type"] = "IA3".into()),
-            "LORA and ADALORA are read",
+            "LORA, ADALORA and MISS are read",
         ),
         (
             changed(&|a| a.config["target_modules"] = "all-linear".into()),

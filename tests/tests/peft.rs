@@ -148,6 +148,12 @@ fn dora_is_pefts() {
 }
 
 #[test]
+fn bone_and_miss_are_pefts() {
+    bert_as_peft("peft-bone");
+    bert_as_peft("peft-miss");
+}
+
+#[test]
 fn adalora_with_its_pattern_and_penalty_is_pefts() {
     bert_as_peft("peft-adalora");
 }

@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod bce;
 pub mod binary;
+pub mod block_affine;
 pub mod conv2d;
 pub mod cross_entropy;
 pub mod cumsum;
@@ -14,6 +15,7 @@ pub mod loss;
 pub mod low_rank;
 pub mod matmul;
 pub mod norm;
+pub mod produced;
 pub mod real;
 pub mod recompute;
 pub mod reduce;

@@ -16,6 +16,10 @@ pub enum Form {
     Rank,
     /// `[m]`, a number per output.
     Rows,
+    /// `[r, m]`: writes the output, transposed.
+    Columns,
+    /// `[⌈m/r⌉, r, r]`, a square per r outputs: belongs to a whole matrix.
+    Blocks,
 }
 
 /// A parameter of an update.

@@ -13,8 +13,10 @@ use serde_json::{Map, Value, json};
 
 use super::adalora::AdaLora;
 use super::adapted::{Adapted, Form, Place};
+use super::bone::Bone;
 use super::dora::Dora;
 use super::lora::Lora;
+use super::miss::Miss;
 use super::pissa::Pissa;
 use super::{Attached, Method, Targets};
 
@@ -148,8 +150,18 @@ impl Adapter {
                 dropout: self.number("lora_dropout", 0.0) as f32,
                 targets,
             })),
+            (Some("MISS"), _) => match self.config.get("init_weights") {
+                Some(Value::String(form)) if form == "bat" => Ok(Box::new(Bone {
+                    block: rank,
+                    targets,
+                })),
+                Some(Value::Bool(_)) | None => Ok(Box::new(Miss { rank, targets })),
+                Some(other) => Err(refuse(format!(
+                    "init_weights {other}; true and \"bat\" are read"
+                ))),
+            },
             (other, _) => Err(refuse(format!(
-                "peft_type {other:?}; LORA and ADALORA are read"
+                "peft_type {other:?}; LORA, ADALORA and MISS are read"
             ))),
         }
     }
@@ -317,7 +329,13 @@ impl Adapted {
     /// # Errors
     /// Missing or foreign tensors, other shapes, or a scale other than this method's.
     pub fn load(&self, adapter: &Adapter) -> Result<()> {
-        for key in ["peft_type", "lora_alpha", "use_rslora", "use_dora"] {
+        for key in [
+            "peft_type",
+            "lora_alpha",
+            "use_rslora",
+            "use_dora",
+            "init_weights",
+        ] {
             let (ours, theirs) = (self.settings.get(key), adapter.config.get(key));
             let number = |v: Option<&Value>| v.and_then(Value::as_f64);
             let off =
@@ -391,6 +409,9 @@ fn joined(form: Form, parts: &[Tensor], places: &[&Place]) -> Result<Tensor> {
     match form {
         Form::Rank => Tensor::concat(&all, 0)?.unsqueeze(1),
         Form::Right | Form::Rows => Tensor::concat(&all, 0),
+        Form::Columns => Tensor::concat(&all, 1),
+        Form::Blocks if covered(places)? => parts[0].contiguous(),
+        Form::Blocks => Err(split_blocks(places)),
         Form::Left => {
             let param = places[0].site.param()?;
             let outputs = param.shape().iter().product::<usize>() / places[0].site.in_features()?;
@@ -402,6 +423,13 @@ fn joined(form: Form, parts: &[Tensor], places: &[&Place]) -> Result<Tensor> {
             Tensor::concat(&columns.iter().collect::<Vec<_>>(), 1)
         }
     }
+}
+
+fn split_blocks(places: &[&Place]) -> Error {
+    refuse(format!(
+        "`{}` is a part of a fused matrix, whose blocks PEFT's form does not split",
+        places[0].site.path()
+    ))
 }
 
 /// What part `part` of a module's tensor is its own.
@@ -431,6 +459,8 @@ fn part_of(form: Form, whole: &Tensor, part: usize, places: &[&Place]) -> Result
     match form {
         Form::Right | Form::Rank => cut(0)?.contiguous(),
         Form::Left => cut(1)?.narrow(0, rows.start, rows.len())?.contiguous(),
+        Form::Columns => whole.narrow(1, rows.start, rows.len())?.contiguous(),
+        Form::Blocks => Err(split_blocks(places)),
         // Of the adapted parts alone, or of the whole module.
         Form::Rows => {
             let lens: Vec<usize> = places

@@ -1,0 +1,216 @@
+//! Bone's update (Kang 2024): every block of W is changed by an affine map of itself, `ΔW_ij = W_ij·R_i + R_i`.
+//!
+//! ```text
+//! W in r×r blocks, i over rows of blocks, j over columns      R [⌈m/r⌉, r, r], shared along a row of blocks
+//! dR_i = Σ_j (W_ijᵀ + I)·G_ij      G = dyᵀ·x
+//! ```
+//!
+//! A ragged last block is W's corner padded by zeros, whose update is cut back to W: the last column of blocks uses the leading
+//! square of R_i twice over, the last row its leading rows as the constant. `2·m·n·r` FLOPs to make ΔW, as many for dR.
+
+use crate::cpu::gemm::{Dims, Layout as Strides, Scale, gemm};
+use crate::cpu::threads::{Disjoint, par_pieces};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::ops::produced::{Panel, Producer, produced_linear};
+use crate::tensor::Tensor;
+
+/// Blocks of `r × r`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockAffine {
+    /// r.
+    pub block: usize,
+}
+
+/// `C += A·B` on strided rows.
+const ADD: Scale = Scale {
+    alpha: 1.0,
+    beta: 1.0,
+};
+
+impl BlockAffine {
+    /// Runs of whole blocks in `rows` rows of `n`: (how many, elements between them, blocks in each).
+    fn runs(self, rows: usize, n: usize) -> (usize, usize, usize) {
+        let whole = n / self.block;
+        if n.is_multiple_of(self.block) {
+            (1, 0, rows * whole)
+        } else {
+            (rows, n, whole)
+        }
+    }
+
+    /// `out = W_i·R + R` added to one row of blocks, `rows` rows of `n`.
+    fn block_row(self, weight: &[f32], r: &[f32], n: usize, out: &mut [f32]) {
+        let (b, rows) = (self.block, weight.len() / n.max(1));
+        let (count, step, blocks) = self.runs(rows, n);
+        let square = Strides::row_major(b);
+        for run in 0..if blocks == 0 { 0 } else { count } {
+            let at = run * step;
+            gemm(
+                Dims {
+                    m: blocks,
+                    n: b,
+                    k: b,
+                },
+                ADD,
+                (&weight[at..], square),
+                (r, square),
+                (&mut out[at..], b),
+            );
+        }
+        let (start, ragged) = (n / b * b, n % b);
+        if ragged > 0 {
+            gemm(
+                Dims {
+                    m: rows,
+                    n: ragged,
+                    k: ragged,
+                },
+                ADD,
+                (&weight[start..], Strides::row_major(n)),
+                (r, square),
+                (&mut out[start..], n),
+            );
+        }
+        for (row, constant) in out.chunks_exact_mut(n.max(1)).zip(r.chunks_exact(b)) {
+            for part in row.chunks_mut(b) {
+                part.iter_mut().zip(constant).for_each(|(y, c)| *y += c);
+            }
+        }
+    }
+
+    /// `dR += Σ_j (W_ijᵀ + I)·G_ij` of one row of blocks.
+    fn contract_row(self, weight: &[f32], g: &[f32], n: usize, dr: &mut [f32]) {
+        let (b, rows) = (self.block, weight.len() / n.max(1));
+        let (count, step, blocks) = self.runs(rows, n);
+        let (square, turned) = (Strides::row_major(b), Strides::transposed(b));
+        for run in 0..if blocks == 0 { 0 } else { count } {
+            let at = run * step;
+            gemm(
+                Dims {
+                    m: b,
+                    n: b,
+                    k: blocks,
+                },
+                ADD,
+                (&weight[at..], turned),
+                (&g[at..], square),
+                (&mut *dr, b),
+            );
+        }
+        let (start, ragged) = (n / b * b, n % b);
+        if ragged > 0 {
+            gemm(
+                Dims {
+                    m: ragged,
+                    n: ragged,
+                    k: rows,
+                },
+                ADD,
+                (&weight[start..], Strides::transposed(n)),
+                (&g[start..], Strides::row_major(n)),
+                (&mut *dr, b),
+            );
+        }
+        for (row, target) in g.chunks_exact(n.max(1)).zip(dr.chunks_exact_mut(b)) {
+            for part in row.chunks(b) {
+                target.iter_mut().zip(part).for_each(|(y, x)| *y += x);
+            }
+        }
+    }
+}
+
+impl Producer for BlockAffine {
+    type Prepared = ();
+
+    fn name(&self) -> &'static str {
+        "block_affine"
+    }
+
+    fn check(&self, m: usize, _: usize, params: &[&Tensor]) -> Result<()> {
+        let b = self.block;
+        let [r] = params else {
+            return Err(Error::shape(
+                "block_affine",
+                format!("{} parameters, wanted R alone", params.len()),
+            ));
+        };
+        if b == 0 {
+            return Err(Error::shape(
+                "block_affine",
+                "blocks of 0 rows; wanted at least 1",
+            ));
+        }
+        r.expect_shape("block_affine", "R", &[m.div_ceil(b), b, b])
+    }
+
+    fn dense(&self, weight: &Tensor, params: &[&Tensor]) -> Result<Tensor> {
+        let (m, n, b) = (weight.shape()[0], weight.shape()[1], self.block);
+        self.check(m, n, params)?;
+        let (rows, columns) = (m.div_ceil(b), n.div_ceil(b));
+        let w = weight.cast(DType::F32)?.pad(0, 0, rows * b - m)?;
+        let w = w.pad(1, 0, columns * b - n)?;
+        // [rows, columns, b, b]
+        let blocks = w.reshape(&[rows, b, columns, b])?.permute(&[0, 2, 1, 3])?;
+        let r = params[0].unsqueeze(1)?;
+        blocks
+            .matmul(&r)?
+            .add(&r)?
+            .permute(&[0, 2, 1, 3])?
+            .reshape(&[rows * b, columns * b])?
+            .narrow(0, 0, m)?
+            .narrow(1, 0, n)
+    }
+
+    fn granularity(&self) -> usize {
+        self.block
+    }
+
+    fn prepare(&self, _: usize, _: usize, _: &[&[f32]]) -> Result<()> {
+        Ok(())
+    }
+
+    fn produce(&self, _: &(), panel: Panel, out: &mut [f32]) {
+        let (b, n) = (self.block, panel.n);
+        let square = b * b;
+        let first = panel.first / b;
+        let out = Disjoint::new(out);
+        par_pieces(panel.rows.div_ceil(b), |i| {
+            let at = i * b * n..((i + 1) * b).min(panel.rows) * n;
+            // SAFETY: rows of blocks do not overlap, and each is one piece's.
+            let own = unsafe { out.slice(at.clone()) };
+            let r = &panel.params[0][(first + i) * square..][..square];
+            self.block_row(&panel.weight[at], r, n, own);
+        });
+    }
+
+    fn contract(&self, _: &(), panel: Panel, g: &[f32], grads: &mut [&mut [f32]]) {
+        let (b, n) = (self.block, panel.n);
+        let square = b * b;
+        let first = panel.first / b;
+        let dr = Disjoint::new(&mut *grads[0]);
+        par_pieces(panel.rows.div_ceil(b), |i| {
+            let at = i * b * n..((i + 1) * b).min(panel.rows) * n;
+            let own = (first + i) * square..(first + i + 1) * square;
+            // SAFETY: every row of blocks has a square of its own.
+            let own = unsafe { dr.slice(own) };
+            self.contract_row(&panel.weight[at.clone()], &g[at], n, own);
+        });
+    }
+}
+
+/// `x·(W + ΔW)ᵀ + b` with `ΔW_ij = W_ij·R_i + R_i` on blocks of `r × r`, r the last size of R `[⌈m/r⌉, r, r]`; W is frozen.
+///
+/// # Errors
+/// Shapes that do not fit, or a W that is trained.
+pub fn block_affine_linear(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    r: &Tensor,
+) -> Result<Tensor> {
+    let producer = BlockAffine {
+        block: r.shape().last().copied().unwrap_or(0),
+    };
+    produced_linear(producer, x, weight, bias, &[r])
+}

@@ -1,0 +1,381 @@
+//! A linear whose update has no thin factors: `y = x·(W + ΔW)ᵀ + b`, with ΔW made a panel of rows at a time.
+//!
+//! ```text
+//! y[:, rows] = x·(W + ΔW)[rows]ᵀ + b[rows]
+//! dx = Σ_panels dy[:, rows]·(W + ΔW)[rows]      G[rows] = dy[:, rows]ᵀ·x      dθ += contract(G[rows])
+//! ```
+//!
+//! x `[…, n]`, W `[m, n]` frozen (f32, bf16 or f16), θ the update's parameters. A [`Producer`] knows how rows of ΔW come about
+//! and how rows of `G = dL/dΔW` fall to its parameters; neither exists whole. Scratch is two panels of a quarter of a million
+//! elements, one of W's rows and one of ΔW's or G's, or of the producer's granularity where that is larger. All tokens sweep
+//! a panel once, so that making it costs `O(mn)` a pass, whatever their number. Saved: x where θ is trained; W and θ.
+
+use std::ops::Range;
+
+use crate::cpu::gemm::{Dims, Extra, Layout as Strides, Scale, gemm, gemm_with};
+use crate::device::Device;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::layout::Layout;
+use crate::op::{Forward, Op, Saved, apply};
+use crate::ops::linear::{as_matrix, bias_gradient, linear, output_shape, write_matrix};
+use crate::pool::{Tag, tagged};
+use crate::tape::Grads;
+use crate::tensor::Tensor;
+
+/// Elements of a panel.
+const PANEL: usize = 1 << 18;
+
+/// Rows of an update's matrix, and what makes them.
+#[derive(Debug, Clone, Copy)]
+pub struct Panel<'a> {
+    /// The first row.
+    pub first: usize,
+    /// How many.
+    pub rows: usize,
+    /// Elements of a row.
+    pub n: usize,
+    /// W's rows, one after the other.
+    pub weight: &'a [f32],
+    /// The parameters' elements.
+    pub params: &'a [&'a [f32]],
+}
+
+/// An update that is made, and whose gradient is taken, some rows at a time. Any crate can add one.
+pub trait Producer: Send + Sync + 'static {
+    /// What all rows need to know of the whole: norms, a threshold. `()` for most.
+    type Prepared: Send + Sync;
+
+    /// The name in errors, traces and tests.
+    fn name(&self) -> &'static str;
+
+    /// ΔW, `[m, n]`, by other ops, on the tape: merging, and devices without a native form.
+    ///
+    /// # Errors
+    /// Parameters whose shapes do not fit W's.
+    fn dense(&self, weight: &Tensor, params: &[&Tensor]) -> Result<Tensor>;
+
+    /// Checks the parameters' shapes against W's, `[m, n]`.
+    ///
+    /// # Errors
+    /// They do not fit.
+    fn check(&self, m: usize, n: usize, params: &[&Tensor]) -> Result<()>;
+
+    /// Panels start at multiples of this many rows.
+    fn granularity(&self) -> usize {
+        1
+    }
+
+    /// Called once before the panels of a pass.
+    ///
+    /// # Errors
+    /// The producer's own.
+    fn prepare(&self, m: usize, n: usize, params: &[&[f32]]) -> Result<Self::Prepared>;
+
+    /// Adds ΔW's rows to `out`, which holds W's.
+    fn produce(&self, prepared: &Self::Prepared, panel: Panel, out: &mut [f32]);
+
+    /// Adds what the rows `g` of `dL/dΔW` contribute to the parameters' gradients.
+    fn contract(
+        &self,
+        prepared: &Self::Prepared,
+        panel: Panel,
+        g: &[f32],
+        grads: &mut [&mut [f32]],
+    );
+}
+
+struct Produced<P> {
+    producer: P,
+    params: usize,
+    has_bias: bool,
+}
+
+/// The sizes of one application.
+#[derive(Clone, Copy)]
+struct Sizes {
+    tokens: usize,
+    m: usize,
+    n: usize,
+}
+
+impl<P: Producer> Produced<P> {
+    /// The rows of each panel.
+    fn panels(&self, m: usize, n: usize) -> impl Iterator<Item = Range<usize>> {
+        let unit = self.producer.granularity().max(1);
+        let rows = (PANEL / n.max(1) / unit).max(1) * unit;
+        (0..m)
+            .step_by(rows)
+            .map(move |first| first..m.min(first + rows))
+    }
+
+    fn params<'a>(&self, inputs: &[&'a Tensor]) -> Vec<&'a Tensor> {
+        inputs[2..2 + self.params].to_vec()
+    }
+
+    fn bias<'a>(&self, inputs: &[&'a Tensor]) -> Option<&'a Tensor> {
+        self.has_bias.then(|| inputs[2 + self.params])
+    }
+}
+
+/// A matrix's rows as f32: where they lie, if that is what they are, else copied to `room`.
+fn rows<'a>(w: &'a Tensor, rows: &Range<usize>, room: &'a mut Option<Tensor>) -> Result<&'a [f32]> {
+    let view = w.narrow(0, rows.start, rows.len())?;
+    if w.dtype() == DType::F32 && w.layout().is_contiguous() {
+        let (start, n) = (view.layout().offset, w.shape()[1]);
+        return Ok(&w.storage_slice::<f32>()?[start..start + rows.len() * n]);
+    }
+    let mut copy = scratch(&[rows.len(), w.shape()[1]], w.device())?;
+    w.device().backend().copy(&view, &mut copy)?;
+    room.insert(copy).as_slice()
+}
+
+fn scratch(shape: &[usize], device: &Device) -> Result<Tensor> {
+    tagged(Tag::Scratch, || Tensor::empty(shape, DType::F32, device))
+}
+
+/// The elements of contiguous copies of the parameters.
+fn slices(params: &[Tensor]) -> Result<Vec<&[f32]>> {
+    params.iter().map(Tensor::as_slice).collect()
+}
+
+fn packed(params: &[&Tensor]) -> Result<Vec<Tensor>> {
+    params.iter().map(|p| p.packed()).collect()
+}
+
+impl<P: Producer> Op for Produced<P> {
+    fn name(&self) -> &'static str {
+        self.producer.name()
+    }
+
+    fn supports(&self, device: &Device) -> bool {
+        device.is_cpu()
+    }
+
+    fn forward(&self, f: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
+        let (x, w, bias) = (inputs[0], inputs[1], self.bias(inputs));
+        let shape = output_shape(self.name(), x, w, bias)?;
+        let x = as_matrix(x)?;
+        let (params, bias) = (
+            packed(&self.params(inputs))?,
+            bias.map(Tensor::packed).transpose()?,
+        );
+        let values = slices(&params)?;
+        let bias = bias.as_ref().map(Tensor::as_slice::<f32>).transpose()?;
+        let size = Sizes {
+            tokens: x.rows(),
+            m: w.shape()[0],
+            n: w.shape()[1],
+        };
+        let mut y = Tensor::empty(&[size.tokens, size.m], DType::F32, x.device())?;
+        self.each_panel(w, &values, size, |_, panel, made| {
+            let (first, count) = (panel.first, panel.rows);
+            let extra = Extra {
+                bias: bias.map(|b| &b[first..first + count]),
+                ..Extra::default()
+            };
+            gemm_with(
+                Dims {
+                    m: size.tokens,
+                    n: count,
+                    k: size.n,
+                },
+                PLAIN,
+                (x.as_slice()?, Strides::row_major(size.n)),
+                (made, Strides::transposed(size.n)),
+                extra,
+                (tail(y.as_mut_slice()?, first), size.m),
+            );
+            Ok(())
+        })?;
+        let wanted = (0..self.params).any(|i| f.needs(2 + i));
+        if wanted {
+            f.save(0, &x);
+        }
+        if wanted || f.needs(0) {
+            f.save(1, w);
+            params
+                .iter()
+                .enumerate()
+                .for_each(|(i, p)| f.save(2 + i, p));
+        }
+        Ok(y.relayout(Layout::contiguous(shape)))
+    }
+
+    fn composed(&self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let (x, w) = (inputs[0], inputs[1]);
+        let delta = self.producer.dense(w, &self.params(inputs))?;
+        linear(x, &w.cast(DType::F32)?.add(&delta)?, self.bias(inputs))
+    }
+
+    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+        let dy = as_matrix(&dy)?;
+        if self.has_bias {
+            bias_gradient(grads, 2 + self.params, &dy)?;
+        }
+        let wanted = (0..self.params).any(|i| grads.needs(2 + i));
+        if !wanted && !grads.needs(0) {
+            return Ok(());
+        }
+        let w = saved.get(1)?;
+        let params: Vec<&Tensor> = (0..self.params)
+            .map(|i| saved.get(2 + i))
+            .collect::<Result<_>>()?;
+        let values: Vec<&[f32]> = params.iter().map(|p| p.as_slice()).collect::<Result<_>>()?;
+        let size = Sizes {
+            tokens: dy.rows(),
+            m: w.shape()[0],
+            n: w.shape()[1],
+        };
+        let out = dy.as_slice::<f32>()?;
+        if grads.needs(0) {
+            write_matrix(grads, 0, |dx, beta| {
+                if size.m == 0 && beta == 0.0 {
+                    dx.as_mut_slice::<f32>()?.fill(0.0);
+                }
+                self.each_panel(w, &values, size, |_, panel, made| {
+                    let dims = Dims {
+                        m: size.tokens,
+                        n: size.n,
+                        k: panel.rows,
+                    };
+                    let scale = Scale {
+                        alpha: 1.0,
+                        beta: if panel.first == 0 { beta } else { 1.0 },
+                    };
+                    let dy = out.get(panel.first..).unwrap_or_default();
+                    gemm(
+                        dims,
+                        scale,
+                        (dy, Strides::row_major(size.m)),
+                        (made, Strides::row_major(size.n)),
+                        (dx.as_mut_slice()?, size.n),
+                    );
+                    Ok(())
+                })
+            })?;
+        }
+        if wanted {
+            let x = saved.get(0)?.as_slice::<f32>()?;
+            let prepared = self.producer.prepare(size.m, size.n, &values)?;
+            let mut made: Vec<Tensor> = params
+                .iter()
+                .map(|p| Tensor::zeros(p.shape(), DType::F32, p.device()))
+                .collect::<Result<_>>()?;
+            let mut targets: Vec<&mut [f32]> = made
+                .iter_mut()
+                .map(Tensor::as_mut_slice)
+                .collect::<Result<_>>()?;
+            for range in self.panels(size.m, size.n) {
+                let mut room = None;
+                let panel = Panel {
+                    first: range.start,
+                    rows: range.len(),
+                    n: size.n,
+                    weight: rows(w, &range, &mut room)?,
+                    params: &values,
+                };
+                let mut g = scratch(&[range.len(), size.n], w.device())?;
+                let dims = Dims {
+                    m: range.len(),
+                    n: size.n,
+                    k: size.tokens,
+                };
+                let g = g.as_mut_slice::<f32>()?;
+                gemm(
+                    dims,
+                    PLAIN,
+                    (
+                        out.get(range.start..).unwrap_or_default(),
+                        Strides::transposed(size.m),
+                    ),
+                    (x, Strides::row_major(size.n)),
+                    (&mut *g, size.n),
+                );
+                self.producer.contract(&prepared, panel, g, &mut targets);
+            }
+            for (i, gradient) in made.into_iter().enumerate() {
+                if grads.needs(2 + i) {
+                    grads.add(2 + i, gradient)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+const PLAIN: Scale = Scale {
+    alpha: 1.0,
+    beta: 0.0,
+};
+
+fn tail(slice: &mut [f32], first: usize) -> &mut [f32] {
+    let first = first.min(slice.len());
+    &mut slice[first..]
+}
+
+impl<P: Producer> Produced<P> {
+    /// Hands rows of W + ΔW to `use_them`, panel after panel.
+    fn each_panel(
+        &self,
+        w: &Tensor,
+        params: &[&[f32]],
+        size: Sizes,
+        mut use_them: impl FnMut(&P::Prepared, Panel, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let prepared = self.producer.prepare(size.m, size.n, params)?;
+        for range in self.panels(size.m, size.n) {
+            let mut room = None;
+            let panel = Panel {
+                first: range.start,
+                rows: range.len(),
+                n: size.n,
+                weight: rows(w, &range, &mut room)?,
+                params,
+            };
+            let mut made = scratch(&[range.len(), size.n], w.device())?;
+            let out = made.as_mut_slice::<f32>()?;
+            out.copy_from_slice(panel.weight);
+            self.producer.produce(&prepared, panel, out);
+            use_them(&prepared, panel, out)?;
+        }
+        Ok(())
+    }
+}
+
+/// `x·(W + ΔW)ᵀ + b` with a frozen W and the update of `producer` with parameters `params`.
+///
+/// # Errors
+/// Shapes that do not fit, or a W that is trained.
+pub fn produced_linear<P: Producer>(
+    producer: P,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    params: &[&Tensor],
+) -> Result<Tensor> {
+    let name = producer.name();
+    let &[m, n] = weight.shape() else {
+        return Err(Error::shape(
+            name,
+            format!("W is {:?}, wanted [m, n]", weight.shape()),
+        ));
+    };
+    producer.check(m, n, params)?;
+    if weight.requires_grad() {
+        return Err(Error::Invalid(format!(
+            "{name}: W is trained; add the update's dense form to it instead"
+        )));
+    }
+    let op = Produced {
+        producer,
+        params: params.len(),
+        has_bias: bias.is_some(),
+    };
+    let inputs: Vec<&Tensor> = [x, weight]
+        .into_iter()
+        .chain(params.iter().copied())
+        .chain(bias)
+        .collect();
+    apply(op, &inputs)
+}
