@@ -41,6 +41,7 @@ pub mod prelude {
     pub use crate::ops::conv2d::{Conv2dOptions, conv2d};
     pub use crate::ops::cross_entropy::{CrossEntropyOptions, cross_entropy};
     pub use crate::ops::dropout::{drop_path, dropout};
+    pub use crate::ops::kernelized::{KernelizedSparse, kernelized_sparse_linear};
     pub use crate::ops::kl::{KlTarget, kl_divergence};
     pub use crate::ops::linear::linear;
     pub use crate::ops::loss::{Reduction, mae, mse};

@@ -2,6 +2,7 @@
 
 pub mod small;
 
+use deltaw_engine::cpu::threads;
 use deltaw_engine::prelude::*;
 
 /// A function under test.
@@ -147,4 +148,91 @@ pub fn check(name: &str, f: Function, shapes: &[Vec<usize>], values: &[Vec<f32>]
     for (k, (a, b)) in near_grads.iter().zip(&grads).enumerate() {
         compare(&format!("gradient of input {k}"), a, b);
     }
+}
+
+/// Unit roundoff of f32.
+const UNIT: f64 = f32::EPSILON as f64 / 2.0;
+
+/// Numbers of these shapes.
+pub fn inputs(shapes: &[Vec<usize>], seed: u64) -> Vec<Vec<f32>> {
+    shapes
+        .iter()
+        .enumerate()
+        .map(|(k, s)| numbers(s.iter().product(), seed.wrapping_add(k as u64)))
+        .collect()
+}
+
+/// Value and gradients on a device for a fixed incoming gradient, one after the other.
+fn sweep(
+    device: &Device,
+    shapes: &[Vec<usize>],
+    seed: u64,
+    f: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Vec<Vec<f64>> {
+    let x: Vec<Tensor> = shapes
+        .iter()
+        .zip(inputs(shapes, seed))
+        .map(|(s, v)| Tensor::from_slice(&v, s, device).unwrap().trained())
+        .collect();
+    let y = f(&x).unwrap();
+    let dy = Tensor::from_slice(&numbers(y.len(), seed ^ 77), y.shape(), device).unwrap();
+    let grads = backward_with(&y, dy).unwrap();
+    let mut all = vec![y.to_vec::<f64>().unwrap()];
+    all.extend(x.iter().map(|x| {
+        grads
+            .of(x)
+            .map_or(vec![0.0; x.len()], |g| g.to_vec::<f64>().unwrap())
+    }));
+    all
+}
+
+/// The CPU within `units` roundoffs of the oracle, relative to each array's largest number (at least 1).
+///
+/// # Panics
+/// When it is further away.
+pub fn as_the_oracle(
+    what: &str,
+    shapes: &[Vec<usize>],
+    seed: u64,
+    units: f64,
+    f: impl Fn(&[Tensor]) -> Result<Tensor>,
+) {
+    let (near, exact) = (
+        sweep(&Device::cpu(), shapes, seed, &f),
+        sweep(&Device::oracle(), shapes, seed, &f),
+    );
+    for (k, (near, exact)) in near.iter().zip(&exact).enumerate() {
+        let size = exact.iter().fold(1.0f64, |m, v| m.max(v.abs()));
+        for (i, (a, b)) in near.iter().zip(exact).enumerate() {
+            assert!(
+                (a - b).abs() <= units * UNIT * size,
+                "{what}: array {k} (0 the value), element {i}: {a} on the CPU, {b} exactly"
+            );
+        }
+    }
+}
+
+/// The same values and gradients, bit for bit, on one thread and on more.
+///
+/// # Panics
+/// When they differ.
+pub fn same_bits_with_any_threads(
+    what: &str,
+    shapes: &[Vec<usize>],
+    f: impl Fn(&[Tensor]) -> Result<Tensor>,
+) {
+    let with = |count| {
+        threads::set_threads(count);
+        let all = sweep(&Device::cpu(), shapes, 5, &f);
+        all.concat()
+            .into_iter()
+            .map(f64::to_bits)
+            .collect::<Vec<_>>()
+    };
+    let one = with(1);
+    assert!(
+        one == with(2) && one == with(3),
+        "{what}: the bits depend on the number of threads"
+    );
+    threads::set_threads(0);
 }

@@ -421,6 +421,7 @@ fn every_op_is_checked() {
     let sources = [
         include_str!("gradients.rs"),
         include_str!("gradients_fused.rs"),
+        include_str!("producers.rs"),
     ];
     let dense: String = sources.concat().split_whitespace().collect();
     let walked: Vec<&str> = (Unary::ALL.map(|f| f.name()).into_iter())

@@ -1,21 +1,9 @@
 //! The fused ops: gradients against central differences in f64, each against its composed form (which is what the f64 oracle
 //! runs), at sizes that straddle the kernels' tiles, and the same bits with any number of threads.
 
-use deltaw_engine::cpu::threads;
 use deltaw_engine::prelude::*;
-use deltaw_tests::{check, numbers};
+use deltaw_tests::{as_the_oracle, check, inputs, numbers, same_bits_with_any_threads};
 use proptest::prelude::*;
-
-/// Unit roundoff of f32.
-const UNIT: f64 = f32::EPSILON as f64 / 2.0;
-
-fn inputs(shapes: &[Vec<usize>], seed: u64) -> Vec<Vec<f32>> {
-    shapes
-        .iter()
-        .enumerate()
-        .map(|(k, s)| numbers(s.iter().product(), seed.wrapping_add(k as u64)))
-        .collect()
-}
 
 /// What a case of attention is made of.
 #[derive(Clone, Debug)]
@@ -146,74 +134,6 @@ fn case(most: usize, features: usize) -> impl Strategy<Value = Case> {
                 }
             },
         )
-}
-
-/// Value and gradients on a device for a fixed incoming gradient, one after the other.
-fn sweep(
-    device: &Device,
-    shapes: &[Vec<usize>],
-    seed: u64,
-    f: impl Fn(&[Tensor]) -> Result<Tensor>,
-) -> Vec<Vec<f64>> {
-    let x: Vec<Tensor> = shapes
-        .iter()
-        .zip(inputs(shapes, seed))
-        .map(|(s, v)| Tensor::from_slice(&v, s, device).unwrap().trained())
-        .collect();
-    let y = f(&x).unwrap();
-    let dy = Tensor::from_slice(&numbers(y.len(), seed ^ 77), y.shape(), device).unwrap();
-    let grads = backward_with(&y, dy).unwrap();
-    let mut all = vec![y.to_vec::<f64>().unwrap()];
-    all.extend(x.iter().map(|x| {
-        grads
-            .of(x)
-            .map_or(vec![0.0; x.len()], |g| g.to_vec::<f64>().unwrap())
-    }));
-    all
-}
-
-/// The CPU within `units` roundoffs of the oracle, relative to each array's largest number (at least 1).
-fn as_the_oracle(
-    what: &str,
-    shapes: &[Vec<usize>],
-    seed: u64,
-    units: f64,
-    f: impl Fn(&[Tensor]) -> Result<Tensor>,
-) {
-    let (near, exact) = (
-        sweep(&Device::cpu(), shapes, seed, &f),
-        sweep(&Device::oracle(), shapes, seed, &f),
-    );
-    for (k, (near, exact)) in near.iter().zip(&exact).enumerate() {
-        let size = exact.iter().fold(1.0f64, |m, v| m.max(v.abs()));
-        for (i, (a, b)) in near.iter().zip(exact).enumerate() {
-            assert!(
-                (a - b).abs() <= units * UNIT * size,
-                "{what}: array {k} (0 the value), element {i}: {a} on the CPU, {b} exactly"
-            );
-        }
-    }
-}
-
-fn same_bits_with_any_threads(
-    what: &str,
-    shapes: &[Vec<usize>],
-    f: impl Fn(&[Tensor]) -> Result<Tensor>,
-) {
-    let with = |count| {
-        threads::set_threads(count);
-        let all = sweep(&Device::cpu(), shapes, 5, &f);
-        all.concat()
-            .into_iter()
-            .map(f64::to_bits)
-            .collect::<Vec<_>>()
-    };
-    let one = with(1);
-    assert!(
-        one == with(2) && one == with(3),
-        "{what}: the bits depend on the number of threads"
-    );
-    threads::set_threads(0);
 }
 
 proptest! {

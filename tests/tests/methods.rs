@@ -13,6 +13,7 @@ use deltaw_models::methods::low_rank::LowRank;
 use deltaw_models::methods::miss::Miss;
 use deltaw_models::methods::pissa::Pissa;
 use deltaw_models::methods::selective::{BitFit, Full, LinearProbe};
+use deltaw_models::methods::snell::Snell;
 use deltaw_models::methods::{Adapter, Attached, Method, Targets};
 use deltaw_tests::numbers;
 use deltaw_tests::small::{Bert, CHAIN, HEADS, close, gpt2};
@@ -42,6 +43,7 @@ fn all() -> Vec<Box<dyn Method>> {
         Box::new(Full) as Box<dyn Method>,
         Box::new(LinearProbe),
         Box::new(BitFit),
+        Box::new(Snell::rank(4)),
     ]);
     all
 }
@@ -540,7 +542,7 @@ fn foreign_adapters_and_impossible_settings_are_refused_with_reasons() {
     for (adapter, reason) in [
         (
             changed(&|a| a.config["peft_type"] = "IA3".into()),
-            "LORA, ADALORA and MISS are read",
+            "LORA, ADALORA, MISS and SNELL are read",
         ),
         (
             changed(&|a| a.config["target_modules"] = "all-linear".into()),

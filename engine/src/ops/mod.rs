@@ -9,6 +9,7 @@ pub mod cross_entropy;
 pub mod cumsum;
 pub mod dropout;
 pub mod gather;
+pub mod kernelized;
 pub mod kl;
 pub mod linear;
 pub mod loss;

@@ -11,6 +11,7 @@
 //! a panel once, so that making it costs `O(mn)` a pass, whatever their number. Saved: x where θ is trained; W and θ.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use crate::cpu::gemm::{Dims, Extra, Layout as Strides, Scale, gemm, gemm_with};
 use crate::device::Device;
@@ -66,7 +67,7 @@ pub trait Producer: Send + Sync + 'static {
         1
     }
 
-    /// Called once before the panels of a pass.
+    /// Called once before the first panel; backward, whose parameters are the same, uses it again.
     ///
     /// # Errors
     /// The producer's own.
@@ -85,10 +86,12 @@ pub trait Producer: Send + Sync + 'static {
     );
 }
 
-struct Produced<P> {
+struct Produced<P: Producer> {
     producer: P,
     params: usize,
     has_bias: bool,
+    /// What forward prepared, for backward too.
+    prepared: OnceLock<P::Prepared>,
 }
 
 /// The sizes of one application.
@@ -107,6 +110,14 @@ impl<P: Producer> Produced<P> {
         (0..m)
             .step_by(rows)
             .map(move |first| first..m.min(first + rows))
+    }
+
+    fn prepared(&self, size: Sizes, params: &[&[f32]]) -> Result<&P::Prepared> {
+        if let Some(prepared) = self.prepared.get() {
+            return Ok(prepared);
+        }
+        let made = self.producer.prepare(size.m, size.n, params)?;
+        Ok(self.prepared.get_or_init(|| made))
     }
 
     fn params<'a>(&self, inputs: &[&'a Tensor]) -> Vec<&'a Tensor> {
@@ -168,7 +179,7 @@ impl<P: Producer> Op for Produced<P> {
             n: w.shape()[1],
         };
         let mut y = Tensor::empty(&[size.tokens, size.m], DType::F32, x.device())?;
-        self.each_panel(w, &values, size, |_, panel, made| {
+        self.each_panel(w, &values, size, |panel, made| {
             let (first, count) = (panel.first, panel.rows);
             let extra = Extra {
                 bias: bias.map(|b| &b[first..first + count]),
@@ -233,7 +244,7 @@ impl<P: Producer> Op for Produced<P> {
                 if size.m == 0 && beta == 0.0 {
                     dx.as_mut_slice::<f32>()?.fill(0.0);
                 }
-                self.each_panel(w, &values, size, |_, panel, made| {
+                self.each_panel(w, &values, size, |panel, made| {
                     let dims = Dims {
                         m: size.tokens,
                         n: size.n,
@@ -257,7 +268,7 @@ impl<P: Producer> Op for Produced<P> {
         }
         if wanted {
             let x = saved.get(0)?.as_slice::<f32>()?;
-            let prepared = self.producer.prepare(size.m, size.n, &values)?;
+            let prepared = self.prepared(size, &values)?;
             let mut made: Vec<Tensor> = params
                 .iter()
                 .map(|p| Tensor::zeros(p.shape(), DType::F32, p.device()))
@@ -292,7 +303,7 @@ impl<P: Producer> Op for Produced<P> {
                     (x, Strides::row_major(size.n)),
                     (&mut *g, size.n),
                 );
-                self.producer.contract(&prepared, panel, g, &mut targets);
+                self.producer.contract(prepared, panel, g, &mut targets);
             }
             for (i, gradient) in made.into_iter().enumerate() {
                 if grads.needs(2 + i) {
@@ -321,9 +332,9 @@ impl<P: Producer> Produced<P> {
         w: &Tensor,
         params: &[&[f32]],
         size: Sizes,
-        mut use_them: impl FnMut(&P::Prepared, Panel, &[f32]) -> Result<()>,
+        mut use_them: impl FnMut(Panel, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        let prepared = self.producer.prepare(size.m, size.n, params)?;
+        let prepared = self.prepared(size, params)?;
         for range in self.panels(size.m, size.n) {
             let mut room = None;
             let panel = Panel {
@@ -336,8 +347,8 @@ impl<P: Producer> Produced<P> {
             let mut made = scratch(&[range.len(), size.n], w.device())?;
             let out = made.as_mut_slice::<f32>()?;
             out.copy_from_slice(panel.weight);
-            self.producer.produce(&prepared, panel, out);
-            use_them(&prepared, panel, out)?;
+            self.producer.produce(prepared, panel, out);
+            use_them(panel, out)?;
         }
         Ok(())
     }
@@ -371,6 +382,7 @@ pub fn produced_linear<P: Producer>(
         producer,
         params: params.len(),
         has_bias: bias.is_some(),
+        prepared: OnceLock::new(),
     };
     let inputs: Vec<&Tensor> = [x, weight]
         .into_iter()

@@ -106,7 +106,6 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
         methods: &methods,
         recipe,
         rates,
-        tuning_seeds: run.pick(1, 1, 2),
         recorded_rates: run.scale() == Scale::Default && own.is_none(),
         most,
     };

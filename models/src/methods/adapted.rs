@@ -18,8 +18,8 @@ pub enum Form {
     Rows,
     /// `[r, m]`: writes the output, transposed.
     Columns,
-    /// `[⌈m/r⌉, r, r]`, a square per r outputs: belongs to a whole matrix.
-    Blocks,
+    /// Belongs to a whole matrix, and is neither joined nor split: `[⌈m/r⌉, r, r]`, `[H, m, d]`, ….
+    Whole,
 }
 
 /// A parameter of an update.

@@ -18,6 +18,7 @@ use super::dora::Dora;
 use super::lora::Lora;
 use super::miss::Miss;
 use super::pissa::Pissa;
+use super::snell::Snell;
 use super::{Attached, Method, Targets};
 
 /// What PEFT puts before every name.
@@ -94,6 +95,11 @@ impl Adapter {
             .unwrap_or(default)
     }
 
+    fn parsed<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<T> {
+        let value = self.config.get(key).cloned().unwrap_or_default();
+        serde_json::from_value(value).map_err(|e| refuse(format!("`{key}`: {e}")))
+    }
+
     fn on(&self, key: &str) -> bool {
         self.config
             .get(key)
@@ -160,8 +166,16 @@ impl Adapter {
                     "init_weights {other}; true and \"bat\" are read"
                 ))),
             },
+            (Some("SNELL"), _) => Ok(Box::new(Snell {
+                rank,
+                heads: self.number("heads", 2.0) as usize,
+                kernel: self.parsed("kernel")?,
+                competition: self.parsed("competition")?,
+                values: self.parsed("values")?,
+                targets,
+            })),
             (other, _) => Err(refuse(format!(
-                "peft_type {other:?}; LORA, ADALORA and MISS are read"
+                "peft_type {other:?}; LORA, ADALORA, MISS and SNELL are read"
             ))),
         }
     }
@@ -410,8 +424,8 @@ fn joined(form: Form, parts: &[Tensor], places: &[&Place]) -> Result<Tensor> {
         Form::Rank => Tensor::concat(&all, 0)?.unsqueeze(1),
         Form::Right | Form::Rows => Tensor::concat(&all, 0),
         Form::Columns => Tensor::concat(&all, 1),
-        Form::Blocks if covered(places)? => parts[0].contiguous(),
-        Form::Blocks => Err(split_blocks(places)),
+        Form::Whole if covered(places)? => parts[0].contiguous(),
+        Form::Whole => Err(fused_whole(places)),
         Form::Left => {
             let param = places[0].site.param()?;
             let outputs = param.shape().iter().product::<usize>() / places[0].site.in_features()?;
@@ -425,9 +439,9 @@ fn joined(form: Form, parts: &[Tensor], places: &[&Place]) -> Result<Tensor> {
     }
 }
 
-fn split_blocks(places: &[&Place]) -> Error {
+fn fused_whole(places: &[&Place]) -> Error {
     refuse(format!(
-        "`{}` is a part of a fused matrix, whose blocks PEFT's form does not split",
+        "`{}` is a part of a fused matrix, which this method's form does not split",
         places[0].site.path()
     ))
 }
@@ -460,7 +474,7 @@ fn part_of(form: Form, whole: &Tensor, part: usize, places: &[&Place]) -> Result
         Form::Right | Form::Rank => cut(0)?.contiguous(),
         Form::Left => cut(1)?.narrow(0, rows.start, rows.len())?.contiguous(),
         Form::Columns => whole.narrow(1, rows.start, rows.len())?.contiguous(),
-        Form::Blocks => Err(split_blocks(places)),
+        Form::Whole => Err(fused_whole(places)),
         // Of the adapted parts alone, or of the whole module.
         Form::Rows => {
             let lens: Vec<usize> = places

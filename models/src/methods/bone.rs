@@ -84,7 +84,7 @@ impl Method for Bone {
             let r = store
                 .at(site.path())
                 .param("miss_block", &shape, Init::ZEROS)?;
-            let factors = vec![Factor::new("miss_block", Form::Blocks, &r)];
+            let factors = vec![Factor::new("miss_block", Form::Whole, &r)];
             adapted.add(&site, Arc::new(Blocks { r }), factors)?;
         }
         Ok(Box::new(AttachedBone(adapted)))

@@ -14,6 +14,7 @@ pub mod low_rank;
 pub mod miss;
 pub mod pissa;
 pub mod selective;
+pub mod snell;
 pub mod targets;
 
 pub use adapted::{Adapted, Factor, Form};

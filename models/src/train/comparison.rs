@@ -188,8 +188,6 @@ pub struct Comparison<'a> {
     pub recipe: Recipe,
     /// The learning rates that every arm is tried with, on validation.
     pub rates: Vec<f64>,
-    /// Runs per arm and rate in the search, with seeds that no other run has.
-    pub tuning_seeds: u64,
     /// Whether the committed record's choice is taken instead, where it has one.
     pub recorded_rates: bool,
     /// The most items scored per test; part of the stages' keys.
@@ -254,14 +252,13 @@ impl Comparison<'_> {
             )?;
             return Ok(tuned);
         }
-        let seeds: Vec<u64> = (101..101 + self.tuning_seeds).collect();
         run.grid(
             &search,
             &Metric::accuracy(),
             key,
             names,
             &self.rates,
-            &seeds,
+            &[101],
             |trial, stage| {
                 let method = self.methods.iter().find(|m| m.name() == trial.arm);
                 let method =

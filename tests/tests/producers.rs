@@ -1,0 +1,193 @@
+//! Updates that are made a panel of rows at a time: gradients, panels, the exact threshold of a competition, the same bits with
+//! any number of threads.
+
+use deltaw_engine::ops::kernelized::{Competition, Kernel, Values};
+use deltaw_engine::prelude::*;
+use deltaw_tests::{as_the_oracle, check, numbers, roundings, same_bits_with_any_threads};
+use proptest::prelude::*;
+
+/// More elements than a panel has.
+const LARGE: [usize; 2] = [700, 450];
+
+/// A frozen W.
+fn weight(m: usize, n: usize, dtype: DType, device: &Device) -> Result<Tensor> {
+    Tensor::from_slice(&numbers(m * n, 22), &[m, n], device)?.converted(dtype)
+}
+
+/// Factors near ±½ and from 1 to 2, so that no distance is below ½.
+fn factors(shapes: &[Vec<usize>], seed: u64) -> Vec<Vec<f32>> {
+    let mut all = deltaw_tests::inputs(shapes, seed);
+    all[1].iter_mut().for_each(|a| *a *= 0.5);
+    all[2].iter_mut().for_each(|b| *b = 1.5 + 0.5 * *b);
+    all
+}
+
+fn kernel(heads: usize) -> impl Strategy<Value = (usize, Kernel)> {
+    let kernel = prop_oneof![
+        Just(Kernel::Linear),
+        (1u32..4).prop_map(|degree| Kernel::Polynomial {
+            degree,
+            shift: 0.25
+        }),
+        Just(Kernel::Sigmoid {
+            gamma: 0.5,
+            shift: -0.1
+        }),
+        Just(Kernel::Rbf { gamma: 0.3 }),
+        Just(Kernel::Distance { scale: 0.1 }),
+    ];
+    (1..=heads, kernel)
+}
+
+/// The middle of the widest gap between magnitudes, so that no difference moves an entry over the threshold.
+fn widest_gap(k: &[f64]) -> f32 {
+    let mut sizes: Vec<f64> = k.iter().map(|k| k.abs()).collect();
+    sizes.sort_by(f64::total_cmp);
+    let gap = sizes
+        .windows(2)
+        .max_by(|a, b| (a[1] - a[0]).total_cmp(&(b[1] - b[0])));
+    gap.map_or(0.0, |g| ((g[0] + g[1]) / 2.0) as f32)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Numbers reach r in a kernel's argument, so (r + 1)³ in a cubic one and three times its square in its slope; every entry
+    /// takes 2r + 16 roundings, and is then summed with up to m, n or t others, twice over in the factors' gradients.
+    #[test]
+    fn kernels((heads, kernel) in kernel(3), t in 0usize..4, m in 0usize..5, n in 0usize..5, d in 1usize..4, sparse: bool, bias: bool, seed: u64) {
+        let shapes = vec![vec![t, n], vec![heads, n, d], vec![heads, m, d], vec![m]];
+        let values = factors(&shapes, seed);
+        let r = heads * d;
+        let update = KernelizedSparse { heads, kernel, competition: Competition::Off, values: Values::Soft };
+        let on = |k: usize| Tensor::from_slice(&values[k], &shapes[k], &Device::oracle());
+        let k = update.dense(&weight(m, n, DType::F32, &Device::oracle()).unwrap(), &[&on(1).unwrap(), &on(2).unwrap()]).unwrap();
+        let t_fixed = Competition::Above(widest_gap(&k.to_vec::<f64>().unwrap()));
+        let update = KernelizedSparse { competition: if sparse { t_fixed } else { Competition::Off }, ..update };
+        let size = match kernel {
+            Kernel::Linear => r,
+            Kernel::Polynomial { .. } => 3 * (r + 1).pow(3),
+            _ => 2,
+        } as f64;
+        let sums = t.max(1) * m.max(n).max(1);
+        check("kernelized_sparse", &|x| {
+            let weight = weight(m, n, DType::F32, x[0].device())?;
+            kernelized_sparse_linear(&x[0], &weight, bias.then_some(&x[3]), (&x[1], &x[2]), update)
+        }, &shapes, &values, size * roundings(sums, 2 * r + 16));
+    }
+
+    /// Without ties `N − 1 − ⌊p(N − 1)⌋` entries lie above the p-quantile, which the composed form finds by sorting.
+    #[test]
+    fn the_threshold_is_the_exact_quantile(m in 1usize..90, n in 1usize..200, p in 0.0f64..=1.0, seed: u64) {
+        let shapes = vec![vec![0], vec![2, n, 3], vec![2, m, 3]];
+        let values = factors(&shapes, seed);
+        let on = |k: usize| Tensor::from_slice(&values[k], &shapes[k], &Device::cpu()).unwrap();
+        let update = KernelizedSparse {
+            heads: 2, kernel: Kernel::Distance { scale: 0.1 }, competition: Competition::Quantile(p), values: Values::Soft,
+        };
+        let zero = Tensor::zeros(&[m, n], DType::F32, &Device::cpu()).unwrap();
+        let made = kernelized_sparse_linear(&Tensor::eye(n, &Device::cpu()).unwrap(), &zero, None, (&on(1), &on(2)), update).unwrap();
+        let acting = made.to_vec::<f32>().unwrap().iter().filter(|k| **k != 0.0).count();
+        let last = m * n - 1;
+        // Two of 18,000 magnitudes may be one number of f32, and lie at the threshold: then one more or less acts.
+        let want = last - (p * last as f64).floor() as usize;
+        prop_assert!(acting.abs_diff(want) <= 1, "{acting} of {m}×{n} act at p = {p}, wanted {want}");
+    }
+
+    /// Integers, so that every K is exact and ties are many: value and gradients are those of the composed form, which sorts.
+    #[test]
+    fn a_competition_with_ties(m in 1usize..60, n in 1usize..150, p in 0.0f64..=1.0, squared: bool, seed in 0u64..1000) {
+        let shapes = [vec![2, n], vec![1, n, 3], vec![1, m, 3]];
+        let update = KernelizedSparse {
+            heads: 1, kernel: Kernel::Linear, competition: Competition::Quantile(p),
+            values: if squared { Values::Squared } else { Values::Soft },
+        };
+        let whole = |x: &Tensor| -> Result<Tensor> {
+            let integers: Vec<f32> = x.to_vec::<f32>()?.iter().map(|v| (v * 4.0).round()).collect();
+            // The integers' values with x's gradient.
+            x.add(&Tensor::from_slice(&integers, x.shape(), x.device())?.sub(&x.detach())?)
+        };
+        // |K| ≤ 48, or its square; sums of n or m of them.
+        let units = 48.0 * 48.0 * ((m.max(n) + 8) * 8) as f64;
+        as_the_oracle("competition", &shapes, seed, units, |x| {
+            let weight = weight(m, n, DType::F32, x[0].device())?;
+            kernelized_sparse_linear(&x[0], &weight, None, (&whole(&x[1])?, &whole(&x[2])?), update)
+        });
+    }
+}
+
+/// Several panels of rows, W in each type, with and without whole blocks.
+#[test]
+fn over_several_panels() {
+    let [m, n] = LARGE;
+    for (block, dtype) in [(9, DType::F32), (50, DType::Bf16), (64, DType::F16)] {
+        let shapes = [vec![5, n], vec![m.div_ceil(block), block, block], vec![m]];
+        // ΔW's elements sum `block` products and are at most block + 1; y and dx sum n and m of them, dR n·5.
+        let largest = (block + 1) as f64;
+        let units = 2.0 * largest * largest * (m.max(5 * n) + block + 4) as f64;
+        as_the_oracle("block_affine", &shapes, 3, units, |x| {
+            let weight = weight(m, n, dtype, x[0].device())?;
+            block_affine_linear(&x[0], &weight, Some(&x[2]), &x[1])
+        });
+    }
+    let shapes = [vec![5, n], vec![2, n, 4], vec![2, m, 4]];
+    let update = KernelizedSparse {
+        heads: 2,
+        kernel: Kernel::Rbf { gamma: 0.3 },
+        competition: Competition::Off,
+        values: Values::Soft,
+    };
+    let units = 4.0 * (m.max(5 * n) + 40) as f64 * 5.0;
+    as_the_oracle("kernelized_sparse", &shapes, 3, units, |x| {
+        let weight = weight(m, n, DType::Bf16, x[0].device())?;
+        kernelized_sparse_linear(&x[0], &weight, None, (&x[1], &x[2]), update)
+    });
+}
+
+#[test]
+fn the_bits_do_not_depend_on_the_threads() {
+    let [m, n] = LARGE;
+    let shapes = [vec![40, n], vec![m.div_ceil(9), 9, 9]];
+    same_bits_with_any_threads("block_affine", &shapes, |x| {
+        block_affine_linear(
+            &x[0],
+            &weight(m, n, DType::F32, x[0].device())?,
+            None,
+            &x[1],
+        )
+    });
+    let shapes = [vec![40, n], vec![2, n, 4], vec![2, m, 4]];
+    let update = KernelizedSparse {
+        heads: 2,
+        kernel: Kernel::Distance { scale: 0.1 },
+        competition: Competition::Quantile(0.9),
+        values: Values::Soft,
+    };
+    same_bits_with_any_threads("kernelized_sparse", &shapes, |x| {
+        let weight = weight(m, n, DType::F32, x[0].device())?;
+        kernelized_sparse_linear(&x[0], &weight, None, (&x[1], &x[2]), update)
+    });
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_refused() {
+    let device = Device::cpu();
+    let x = Tensor::zeros(&[2, 6], DType::F32, &device).unwrap();
+    let w = weight(4, 6, DType::F32, &device).unwrap();
+    let r = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &device).unwrap();
+    let refused = |result: Result<Tensor>| result.unwrap_err().to_string();
+    let said = refused(block_affine_linear(&x, &w, None, &r(&[3, 2, 2])));
+    assert!(said.contains("[2, 2, 2]"), "{said}");
+    let trained = w.trained();
+    let said = refused(block_affine_linear(&x, &trained, None, &r(&[2, 2, 2])));
+    assert!(said.contains("dense form"), "{said}");
+    let update = KernelizedSparse {
+        heads: 2,
+        kernel: Kernel::Linear,
+        competition: Competition::Quantile(1.5),
+        values: Values::Soft,
+    };
+    let factors = (&r(&[2, 6, 1]), &r(&[2, 4, 1]));
+    let said = refused(kernelized_sparse_linear(&x, &w, None, factors, update));
+    assert!(said.contains("1.5"), "{said}");
+}
