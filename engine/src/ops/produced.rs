@@ -219,7 +219,7 @@ impl<P: Producer> Op for Produced<P> {
         linear(x, &w.cast(DType::F32)?.add(&delta)?, self.bias(inputs))
     }
 
-    fn backward(&self, saved: &Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+    fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let dy = as_matrix(&dy)?;
         if self.has_bias {
             bias_gradient(grads, 2 + self.params, &dy)?;
