@@ -2,153 +2,13 @@
 //! NaNs, halfway cases, and shift amounts beyond the width.
 
 mod common;
+mod edges;
 
 use common::{Arg, Device, module};
 use deltaw_driver::exec::{Checks, Isa, Loaded};
 use deltaw_driver::ptx::Module;
+use edges::{INTEGERS, check, check32, f, f32s, f64s, flush, run, triples};
 use half::{bf16, f16};
-
-/// Runs `%d = instruction(%a, %b, %c)` on every triple; registers have the named types, `%p` is a predicate.
-fn run(instruction: &str, types: [&str; 4], inputs: &[[u64; 3]]) -> Vec<u64> {
-    let [d, a, b, c] = types;
-    let bits = |ty: &str| match ty {
-        "f16" | "bf16" | "b16" | "u16" | "s16" => "16",
-        "f64" | "b64" | "u64" | "s64" => "64",
-        _ => "32",
-    };
-    let load =
-        |name: &str, ty: &str, at: u32| format!("ld.global.b{} %{name}, [%in+{at}];", bits(ty));
-    let text = module(
-        ".param .u64 in, .param .u64 out, .param .u32 n",
-        &format!(
-            "
-        .reg .pred %p, %q; .reg .b32 %x; .reg .b{} %d; .reg .b{} %a; .reg .b{} %b; .reg .b{} %c;
-        .reg .b64 %in, %out, %o; .reg .b32 %i, %n, %t;
-        ld.param.u64 %in, [in]; ld.param.u64 %out, [out]; ld.param.u32 %n, [n];
-        mov.u32 %i, %ctaid.x; mov.u32 %t, %ntid.x; mov.u32 %x, %tid.x; mad.lo.u32 %i, %i, %t, %x;
-        setp.ge.u32 %p, %i, %n; @%p ret;
-        mul.wide.u32 %o, %i, 24; add.u64 %in, %in, %o; mul.wide.u32 %o, %i, 8; add.u64 %out, %out, %o;
-        {} {} {}
-        mov.b64 %o, 0; st.global.b64 [%out], %o;
-        {instruction}
-        st.global.b{} [%out], %d;
-        ret;",
-            bits(d), bits(a), bits(b), bits(c), load("a", a, 0), load("b", b, 8), load("c", c, 16), bits(d)
-        ),
-    );
-    let device = Device::new(&text);
-    let (din, dout) = (device.upload(inputs), device.alloc::<u64>(inputs.len()));
-    let n = inputs.len() as u32;
-    let args = [Arg::U64(din), Arg::U64(dout), Arg::U32(n)];
-    device.launch("k", n.div_ceil(128), 128, 0, &args).unwrap();
-    device.download(dout, inputs.len())
-}
-
-fn triples(a: &[u64], b: &[u64], c: &[u64]) -> Vec<[u64; 3]> {
-    let pairs = a.iter().flat_map(|&a| b.iter().map(move |&b| (a, b)));
-    pairs
-        .flat_map(|(a, b)| c.iter().map(move |&c| [a, b, c]))
-        .collect()
-}
-
-const F32: [f32; 22] = [
-    0.0,
-    -0.0,
-    1.0,
-    -1.0,
-    1.5,
-    0.1,
-    -2.5,
-    3.0e-39,
-    -1.0e-45,
-    f32::MIN_POSITIVE,
-    f32::MAX,
-    f32::MIN,
-    f32::INFINITY,
-    f32::NEG_INFINITY,
-    f32::NAN,
-    16_777_216.0,
-    16_777_217.0,
-    1.000_000_1,
-    0.333_333_34,
-    1.0e-20,
-    -3.0e20,
-    2.5,
-];
-
-fn f32s() -> Vec<u64> {
-    F32.map(|x| x.to_bits().into()).to_vec()
-}
-
-fn f64s() -> Vec<u64> {
-    let extra = [
-        1e300,
-        -1e-310,
-        4_503_599_627_370_497.5,
-        f64::MAX,
-        5e-324,
-        1.0 + f64::EPSILON,
-    ];
-    F32.map(f64::from)
-        .into_iter()
-        .chain(extra)
-        .map(f64::to_bits)
-        .collect()
-}
-
-const INTEGERS: [u64; 12] = [
-    0,
-    1,
-    2,
-    31,
-    32,
-    63,
-    64,
-    0x7fff_ffff,
-    0x8000_0000,
-    0xffff_ffff,
-    0x1234_5678,
-    0x8000_0000_0000_0000,
-];
-
-/// A NaN is the ISA's one.
-fn canonical(x: f32) -> u64 {
-    if x.is_nan() {
-        0x7fff_ffff
-    } else {
-        x.to_bits().into()
-    }
-}
-
-fn flush(x: f32) -> f32 {
-    if x.is_subnormal() {
-        0f32.copysign(x)
-    } else {
-        x
-    }
-}
-
-fn f(bits: u64) -> f32 {
-    f32::from_bits(bits as u32)
-}
-
-fn check(instruction: &str, types: [&str; 4], inputs: &[[u64; 3]], want: impl Fn([u64; 3]) -> u64) {
-    for (input, got) in inputs.iter().zip(run(instruction, types, inputs)) {
-        let want = want(*input);
-        assert_eq!(
-            got, want,
-            "{instruction} of {input:x?}: {got:#x} for {want:#x}"
-        );
-    }
-}
-
-fn check32(op: &str, want: impl Fn(f32, f32, f32) -> f32) {
-    let third = [0.0f32, -0.0, 1.0, -1.0e-40, f32::MAX, f32::NAN].map(|x| x.to_bits().into());
-    let inputs = triples(&f32s(), &f32s(), &third);
-    check(op, ["f32"; 4], &inputs, |[a, b, c]| {
-        canonical(want(f(a), f(b), f(c)))
-    });
-}
 
 #[test]
 fn f32_to_nearest() {
@@ -505,127 +365,50 @@ fn bit_fields() {
     );
 }
 
+/// All bits that three inputs can have, by every truth table's row; the predicate with both logics.
 #[test]
-fn conversions() {
-    let singles = triples(
-        &f32s()
-            .into_iter()
-            .chain(
-                [
-                    2.5f32, 3.5, -0.5, 0.5, 300.0, -300.0, 4.0e9, 1.0e19, 65520.0, 65519.0,
-                ]
-                .map(|x| x.to_bits().into()),
-            )
-            .collect::<Vec<_>>(),
-        &[0],
-        &[0],
+fn three_input_logic() {
+    let inputs = triples(
+        &INTEGERS,
+        &[0, !0, 0x0f0f_3355],
+        &[0, 1, 0xffff_0000, 0x5a5a_aaaa],
     );
-    let t = |d: &'static str| [d, "f32", "b32", "b32"];
-    check("cvt.rzi.s32.f32 %d, %a;", t("b32"), &singles, |[a, ..]| {
-        u64::from(f(a) as i32 as u32)
-    });
-    check("cvt.rni.s32.f32 %d, %a;", t("b32"), &singles, |[a, ..]| {
-        u64::from(f(a).round_ties_even() as i32 as u32)
-    });
-    check("cvt.rmi.u32.f32 %d, %a;", t("b32"), &singles, |[a, ..]| {
-        u64::from(f(a).floor() as u32)
-    });
-    check("cvt.rzi.u64.f32 %d, %a;", t("b64"), &singles, |[a, ..]| {
-        if f(a).is_nan() { 1 << 63 } else { f(a) as u64 }
-    });
-    check("cvt.rzi.s8.f32 %d, %a;", t("b32"), &singles, |[a, ..]| {
-        u64::from(f(a) as i8 as i32 as u32)
-    });
-    check("cvt.rpi.f32.f32 %d, %a;", t("b32"), &singles, |[a, ..]| {
-        canonical(f(a).ceil())
-    });
-    check("cvt.f64.f32 %d, %a;", t("b64"), &singles, |[a, ..]| {
-        f64::from(f(a)).to_bits()
-    });
-    check("cvt.rn.f16.f32 %d, %a;", t("b16"), &singles, |[a, ..]| {
-        if f(a).is_nan() {
-            0x7fff
-        } else {
-            f16::from_f32(f(a)).to_bits().into()
+    let of = |table: u32, [a, b, c]: [u64; 3]| {
+        (0..32).fold(0u64, |out, bit| {
+            let on = |x: u64| (x >> bit & 1) as u32;
+            let row = 4 * on(a) + 2 * on(b) + on(c);
+            out | u64::from(table >> row & 1) << bit
+        })
+    };
+    for table in [0, 0x80, 0xe8, 0x96, 0xca, 0x01, 0xff] {
+        check(
+            &format!("lop3.b32 %d, %a, %b, %c, {table};"),
+            ["b32"; 4],
+            &inputs,
+            |i| of(table, i),
+        );
+        for logic in ["or", "and"] {
+            // The other operand: whether a is odd.
+            let text = format!(
+                "and.b32 %x, %a, 1; setp.ne.u32 %q, %x, 0;
+                lop3.{logic}.b32 %d|%p, %a, %b, %c, {table}, %q; selp.b32 %x, 1, 0, %p;
+                shl.b32 %d, %d, 1; or.b32 %d, %d, %x;"
+            );
+            check(&text, ["b32"; 4], &inputs, |i| {
+                let (d, odd) = (of(table, i), i[0] & 1 != 0);
+                let p = if logic == "or" {
+                    d != 0 || odd
+                } else {
+                    d != 0 && odd
+                };
+                d << 1 & 0xffff_ffff | u64::from(p)
+            });
         }
-    });
-    check(
-        "cvt.rn.bf16x2.f32 %d, %a, 0f3F800000;",
-        t("b32"),
-        &singles,
-        |[a, ..]| {
-            let high = if f(a).is_nan() {
-                0x7fff
-            } else {
-                u64::from(bf16::from_f32(f(a)).to_bits())
-            };
-            high << 16 | 0x3f80
-        },
-    );
-    check("cvt.rz.f16.f32 %d, %a;", t("b16"), &singles, |[a, ..]| {
-        let near = f16::from_f32(f(a));
-        let back = if near.to_f32().abs() > f(a).abs() {
-            near.to_bits() - 1
-        } else {
-            near.to_bits()
-        };
-        if f(a).is_nan() { 0x7fff } else { back.into() }
-    });
-    check("cvt.rna.tf32.f32 %d, %a;", t("b32"), &singles, |[a, ..]| {
-        let x = a as u32;
-        if f(a).is_nan() {
-            0x7fff_ffff
-        } else if f(a).is_infinite() {
-            a
-        } else {
-            u64::from((x + 0x1000) & !0x1fff)
-        }
-    });
-    let wide = triples(&INTEGERS, &[0], &[0]);
-    let t = |d: &'static str| [d, "b64", "b32", "b32"];
-    check("cvt.rn.f32.s64 %d, %a;", t("f32"), &wide, |[a, ..]| {
-        u64::from((a as i64 as f32).to_bits())
-    });
-    check("cvt.rz.f32.u64 %d, %a;", t("f32"), &wide, |[a, ..]| {
-        let near = a as f32;
-        u64::from(
-            if near as u128 > u128::from(a) {
-                near.next_down()
-            } else {
-                near
-            }
-            .to_bits(),
-        )
-    });
-    check("cvt.sat.s16.s64 %d, %a;", t("b16"), &wide, |[a, ..]| {
-        u64::from((a as i64).clamp(-32768, 32767) as u16)
-    });
-    check("cvt.u32.u64 %d, %a;", t("b32"), &wide, |[a, ..]| {
-        a & 0xffff_ffff
-    });
-    check("cvt.s64.s8 %d, %a;", t("b64"), &wide, |[a, ..]| {
-        i64::from(a as i8) as u64
-    });
-    let doubles = triples(&f64s(), &[0], &[0]);
-    let d = f64::from_bits;
-    check(
-        "cvt.rn.f32.f64 %d, %a;",
-        ["f32", "f64", "b32", "b32"],
-        &doubles,
-        |[a, ..]| canonical(d(a) as f32),
-    );
-    check(
-        "cvt.rzi.s32.f64 %d, %a;",
-        ["b32", "f64", "b32", "b32"],
-        &doubles,
-        |[a, ..]| {
-            if d(a).is_nan() {
-                0x8000_0000
-            } else {
-                u64::from(d(a) as i32 as u32)
-            }
-        },
-    );
+        let sink = format!(
+            "setp.ne.u32 %q, 0, 0; lop3.or.b32 _|%p, %a, %b, %c, {table}, !%q; selp.b32 %d, 1, 0, %p;"
+        );
+        check(&sink, ["b32"; 4], &inputs, |_| 1);
+    }
 }
 
 #[test]

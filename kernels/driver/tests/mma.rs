@@ -187,3 +187,164 @@ fn ldmatrix_with_and_without_transposition() {
         }
     }
 }
+
+/// Integer products of any width: elements lie in words in order, and sums are exact, wrapped or saturated.
+#[test]
+fn integer_products_of_four_and_eight_bits() {
+    for (shape, k, left, right) in [
+        ("m16n8k16", 16, "s8", "u8"),
+        ("m16n8k32", 32, "u8", "u8"),
+        ("m16n8k32", 32, "s4", "u4"),
+        ("m16n8k32", 32, "u4", "u4"),
+        ("m16n8k64", 64, "s4", "s4"),
+        ("m16n8k64", 64, "u4", "s4"),
+    ] {
+        for saturated in [false, true] {
+            integer_product(shape, k, [left, right], saturated);
+        }
+    }
+}
+
+fn integer_product(shape: &str, k: usize, types: [&str; 2], saturated: bool) {
+    let bits: usize = types[0][1..].parse().unwrap();
+    let per_word = 32 / bits;
+    // A number and its low bits.
+    let number = |ty: &str, seed: usize| {
+        let raw = (seed.wrapping_mul(0x9e37_79b9) >> 7) as u32 & ((1 << bits) - 1);
+        let sign = ty.starts_with('s') && raw >> (bits - 1) != 0;
+        (i64::from(raw) - if sign { 1 << bits } else { 0 }, raw)
+    };
+    let a = |row: usize, i: usize| number(types[0], 1 + row * k + i);
+    let b = |i: usize, column: usize| number(types[1], 77_777 + column * k + i);
+    let (a_words, b_words) = (k * bits / 64, k * bits / 128);
+    // C is at the ends of the range, so that some sums leave it.
+    let c = |row: usize, column: usize| match (row + column) % 3 {
+        0 => i32::MAX - 5,
+        1 => i32::MIN + 5,
+        _ => 3,
+    };
+    let mut input = Vec::new();
+    for lane in 0..32 {
+        let (group, thread) = (lane / 4, lane % 4);
+        let word = |f: &dyn Fn(usize) -> u32| (0..per_word).fold(0, |w, e| w | f(e) << (bits * e));
+        for r in 0..a_words {
+            let (row, first) = (
+                group + 8 * (r % 2),
+                thread * per_word + 4 * per_word * (r / 2),
+            );
+            input.push(word(&|e| a(row, first + e).1));
+        }
+        for r in 0..b_words {
+            let first = thread * per_word + 4 * per_word * r;
+            input.push(word(&|e| b(first + e, group).1));
+        }
+        for i in 0..4 {
+            input.push(c(group + i / 2 * 8, thread * 2 + i % 2) as u32);
+        }
+    }
+    let words = a_words + b_words + 4;
+    let list = |from: usize, n: usize| {
+        let all: Vec<String> = (from..from + n).map(|i| format!("%r{i}")).collect();
+        format!("{{{}}}", all.join(", "))
+    };
+    let loads: String = (0..words)
+        .map(|i| format!("ld.global.b32 %r{i}, [%rd1+{}]; ", 4 * i))
+        .collect();
+    let d = list(a_words + b_words, 4);
+    let stores: String = (0..4)
+        .map(|i| {
+            format!(
+                "st.global.b32 [%rd2+{}], %r{}; ",
+                4 * i,
+                a_words + b_words + i
+            )
+        })
+        .collect();
+    let (left, right) = (types[0], types[1]);
+    let satfinite = if saturated { ".satfinite" } else { "" };
+    let device = Device::new(&module(
+        ".param .u64 x, .param .u64 y",
+        &format!(
+            ".reg .b32 %r<12>; .reg .b64 %rd<4>;
+            ld.param.u64 %rd1, [x]; ld.param.u64 %rd2, [y]; mov.u32 %r11, %tid.x;
+            mul.wide.u32 %rd3, %r11, {}; add.u64 %rd1, %rd1, %rd3;
+            mul.wide.u32 %rd3, %r11, 16; add.u64 %rd2, %rd2, %rd3; {loads}
+            mma.sync.aligned.{shape}.row.col{satfinite}.s32.{left}.{right}.s32 {d}, {}, {}, {d};
+            {stores} ret;",
+            4 * words,
+            list(0, a_words),
+            list(a_words, b_words),
+        ),
+    ));
+    let (x, y) = (device.upload(&input), device.alloc::<i32>(128));
+    device
+        .launch("k", 1, 32, 0, &[Arg::U64(x), Arg::U64(y)])
+        .unwrap();
+    for (n, got) in device.download::<i32>(y, 128).into_iter().enumerate() {
+        let (lane, i) = (n / 4, n % 4);
+        let (row, column) = (lane / 4 + i / 2 * 8, lane % 4 * 2 + i % 2);
+        let products = (0..k).map(|i| a(row, i).0 * b(i, column).0);
+        let sum = i64::from(c(row, column)) + products.sum::<i64>();
+        let want = if saturated {
+            sum.clamp(i32::MIN.into(), i32::MAX.into()) as i32
+        } else {
+            sum as i32
+        };
+        assert_eq!(got, want, "{shape} {types:?} {satfinite}: {row}, {column}");
+    }
+}
+
+/// Of f64: A's row and B's column are lane / 4, their other index lane % 4; C and D hold two columns.
+#[test]
+fn m8n8k4_of_f64() {
+    let device = Device::new(&module(
+        ".param .u64 x, .param .u64 y",
+        ".reg .f64 %fd<5>; .reg .b32 %r<2>; .reg .b64 %rd<4>;
+        ld.param.u64 %rd1, [x]; ld.param.u64 %rd2, [y]; mov.u32 %r1, %tid.x;
+        mul.wide.u32 %rd3, %r1, 32; add.u64 %rd1, %rd1, %rd3; mul.wide.u32 %rd3, %r1, 16; add.u64 %rd2, %rd2, %rd3;
+        ld.global.f64 %fd1, [%rd1]; ld.global.f64 %fd2, [%rd1+8]; ld.global.f64 %fd3, [%rd1+16]; ld.global.f64 %fd4, [%rd1+24];
+        mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%fd3, %fd4}, {%fd1}, {%fd2}, {%fd3, %fd4};
+        st.global.f64 [%rd2], %fd3; st.global.f64 [%rd2+8], %fd4; ret;",
+    ));
+    let (a, b, c) = (numbers(32, 1), numbers(32, 2), numbers(64, 3));
+    let input: Vec<f64> = (0..32)
+        .flat_map(|lane| {
+            let (g, t) = (lane / 4, lane % 4);
+            [
+                a[g * 4 + t],
+                b[t * 8 + g],
+                c[g * 8 + 2 * t],
+                c[g * 8 + 2 * t + 1],
+            ]
+        })
+        .collect();
+    let (x, y) = (device.upload(&input), device.alloc::<f64>(64));
+    let counters = device
+        .launch("k", 1, 32, 0, &[Arg::U64(x), Arg::U64(y)])
+        .unwrap();
+    assert_eq!(counters.matrix_flops, 512);
+    for (n, got) in device.download::<f64>(y, 64).into_iter().enumerate() {
+        let (row, column) = (n / 8, n % 8);
+        let want = (0..4).fold(c[n], |s, k| a[row * 4 + k].mul_add(b[k * 8 + column], s));
+        assert_eq!(got.to_bits(), want.to_bits(), "{row}, {column}");
+    }
+}
+
+#[test]
+fn movmatrix_transposes() {
+    let device = Device::new(&module(
+        ".param .u64 x, .param .u64 y",
+        ".reg .b32 %r<4>; .reg .b64 %rd<4>;
+        ld.param.u64 %rd1, [x]; ld.param.u64 %rd2, [y]; mov.u32 %r1, %tid.x; mul.wide.u32 %rd3, %r1, 4;
+        add.u64 %rd1, %rd1, %rd3; add.u64 %rd2, %rd2, %rd3; ld.global.b32 %r2, [%rd1];
+        movmatrix.sync.aligned.m8n8.trans.b16 %r2, %r2; st.global.b32 [%rd2], %r2; ret;",
+    ));
+    let x: Vec<u16> = (0..64).collect();
+    let (dx, dy) = (device.upload(&x), device.alloc::<u16>(64));
+    device
+        .launch("k", 1, 32, 0, &[Arg::U64(dx), Arg::U64(dy)])
+        .unwrap();
+    for (n, got) in device.download::<u16>(dy, 64).into_iter().enumerate() {
+        assert_eq!(usize::from(got), n % 8 * 8 + n / 8);
+    }
+}

@@ -23,7 +23,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
-pub use counters::Counters;
+pub use counters::{Counters, Traffic};
 use library::Library;
 
 /// Why the software driver cannot be used.

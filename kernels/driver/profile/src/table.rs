@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use deltaw_emulator::Traffic;
+
 use crate::Profile;
 
 impl fmt::Display for Profile {
@@ -34,29 +36,37 @@ impl fmt::Display for Profile {
                 format!("{:.1} %", percent(count as f64, c.warp_instructions as f64)),
             )?;
         }
-        row(
-            "global requests",
-            c.global.requests,
-            format!("{} bytes asked for", grouped(c.global.bytes)),
-        )?;
-        row(
-            "  sectors of 32 bytes",
-            c.global.units,
-            format!("{:.1} % coalesced", 100.0 * c.global.efficiency()),
-        )?;
-        row(
-            "shared requests",
-            c.shared.requests,
-            format!("{} bytes asked for", grouped(c.shared.bytes)),
-        )?;
-        let ways = c.shared.units as f64 / c.shared.ideal_units.max(1) as f64;
-        row(
-            "  wavefronts",
-            c.shared.units,
-            format!("{ways:.2}-way bank conflicts"),
-        )?;
-        row("atomic requests", c.atomic.requests, String::new())?;
-        row("  serialised steps", c.atomic.units, String::new())?;
+        // What there was none of has no efficiency.
+        for (name, t, units, quality) in [
+            (
+                "global requests",
+                &c.global,
+                "  sectors of 32 bytes",
+                Quality::Coalescing,
+            ),
+            (
+                "shared requests",
+                &c.shared,
+                "  wavefronts",
+                Quality::Conflicts,
+            ),
+            (
+                "atomic requests",
+                &c.atomic,
+                "  serialised steps",
+                Quality::Steps,
+            ),
+        ] {
+            let bytes = format!("{} bytes asked for", grouped(t.bytes));
+            row(
+                name,
+                t.requests,
+                if t.requests > 0 { bytes } else { String::new() },
+            )?;
+            if t.requests > 0 {
+                row(units, t.units, quality.of(t))?;
+            }
+        }
         row("barriers", c.barriers, "once a warp".into())?;
         row("float operations", c.float_flops, "an FMA is 2".into())?;
         row("matrix operations", c.matrix_flops, String::new())?;
@@ -88,6 +98,24 @@ impl fmt::Display for Profile {
             )?;
         }
         Ok(())
+    }
+}
+
+/// What the units of some traffic say about it.
+enum Quality {
+    Coalescing,
+    Conflicts,
+    Steps,
+}
+
+impl Quality {
+    fn of(self, t: &Traffic) -> String {
+        let ratio = t.units as f64 / t.ideal_units.max(1) as f64;
+        match self {
+            Quality::Coalescing => format!("{:.1} % coalesced", 100.0 * t.efficiency()),
+            Quality::Conflicts => format!("{ratio:.2}-way bank conflicts"),
+            Quality::Steps => format!("{ratio:.2} a request"),
+        }
     }
 }
 

@@ -31,6 +31,11 @@ fn counters_are_those_of_the_text() {
         text.contains("100.0 % coalesced") && text.contains("no ptxas"),
         "{text}"
     );
+    // Of what there was not there is no quality to tell.
+    assert!(
+        !text.contains("bank conflicts") && !text.contains("a request"),
+        "{text}"
+    );
     assert!(
         serde_json::to_string(&profile)
             .unwrap()

@@ -14,6 +14,8 @@ use crate::ptx::Space;
 pub const SHARED_WINDOW: u64 = 1 << 32;
 pub const LOCAL_WINDOW: u64 = 2 << 32;
 pub const PARAM_WINDOW: u64 = 3 << 32;
+/// Where the addresses of functions lie: no memory is there.
+pub const FUNCTION_WINDOW: u64 = 4 << 32;
 
 pub type Addresses = [u64; WARP];
 
@@ -252,4 +254,4 @@ pub unsafe fn write(p: *mut u8, bits: u64, bytes: u32) {
 }
 
 /// Addresses below every allocation are windows.
-const _: () = assert!(PARAM_WINDOW + (1 << 32) <= LOWEST_BASE);
+const _: () = assert!(FUNCTION_WINDOW + (1 << 32) <= LOWEST_BASE);

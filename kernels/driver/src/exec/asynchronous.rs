@@ -125,7 +125,10 @@ impl Block<'_> {
         // SAFETY: the target was in bounds when the copy was issued.
         unsafe {
             let target = shared.data.add(at);
-            target.copy_from_nonoverlapping(copies.data[lane].as_ptr(), bytes);
+            match bytes {
+                16 => target.cast::<[u8; 16]>().write(copies.data[lane]),
+                _ => target.copy_from_nonoverlapping(copies.data[lane].as_ptr(), bytes),
+            }
         }
         let actor = self.actor(warp, copies.pc);
         let run = self.shadow.row(at, bytes, bytes, lane, &actor);

@@ -93,6 +93,10 @@ impl Block<'_> {
             }
             let region = block.region(space);
             block.in_bounds(warp, &region, r, pc)?;
+            let align = u64::from(atomic.align);
+            if let Some(l) = lanes(mask).find(|&l| !a[l].is_multiple_of(align)) {
+                return Err(block.access_fault(warp, space, a[l], align, pc, l));
+            }
             let mut valid = known;
             if CHECK && space == Space::Shared {
                 valid = block.shared_updates(warp, r, known, pc)?;

@@ -8,7 +8,7 @@ use super::access::{lanes, space_of};
 use super::block::Block;
 use super::fault::Fail;
 use super::lanes::Lanes;
-use super::op::{Matrix, Pc};
+use super::op::{Matrix, Pc, Slot};
 use super::request::Request;
 use super::shadow::Run;
 use super::warp::Warp;
@@ -17,6 +17,30 @@ use crate::ptx::Space;
 const ROW: u64 = 16;
 
 impl Block<'_> {
+    pub fn move_matrix(
+        &self,
+        warp: &mut Warp,
+        [d, a]: [Slot; 2],
+        pc: Pc,
+        mask: u32,
+    ) -> Result<(), Fail> {
+        self.whole_warp(warp, pc, mask)?;
+        let mut lanes = warp.regs[a as usize];
+        transpose(&mut lanes);
+        warp.regs[d as usize] = lanes;
+        let unknown = !warp.valid[a as usize];
+        // Lane 4g + t takes its halves from lanes 8t + g / 2 and 8t + 4 + g / 2.
+        let known = (0..32).fold(0, |all, lane| {
+            let from = lane % 4 * 8 + lane / 8;
+            all | u32::from((unknown >> from | unknown >> (from + 4)) & 1 == 0) << lane
+        });
+        warp.set_valid(d, known, !0);
+        if unknown != 0 && self.launch.checks.any() {
+            self.uninitialised_read(warp, pc, unknown, None)?;
+        }
+        Ok(())
+    }
+
     /// The rows in shared memory.
     fn rows(&self, warp: &Warp, matrix: &Matrix, pc: Pc) -> Result<Request, Fail> {
         let mask = u32::MAX >> (32 - 8 * matrix.count);

@@ -1,7 +1,7 @@
 //! `mma.sync`: a warp's product D = A B + C of 16 rows, 8 columns and K inner steps.
 //!
 //! **Order and error.** Each element is `fma(a_K, b_K, … fma(a_2, b_2, fma(a_1, b_1, c)))` in f32, k ascending; the
-//! products of f16, bf16 and tf32 are exact inside the fma. So with u = 2^-24, |d - exact| ≤ K u / (1 - K u) ·
+//! products of f16, bf16 and tf32 are exact inside the fma, and f64 is summed alike in f64. So with u = 2^-24, |d - exact| ≤ K u / (1 - K u) ·
 //! (|c| + Σ|a_k b_k|), plus the final rounding where D is f16. Hardware sums in another order, with fewer bits for the
 //! smallest terms; the ISA fixes neither. Integer products are exact.
 //!
@@ -13,7 +13,7 @@
 use super::FaultKind;
 use super::block::Block;
 use super::fault::Fail;
-use super::lanes::{Isa, Lanes};
+use super::lanes::{Isa, Lanes, for_isa};
 use super::op::{Multiply, Pc, Slot};
 use super::warp::Warp;
 
@@ -29,6 +29,9 @@ pub trait Element: 'static {
     /// In 32 bits.
     const PER_WORD: usize;
     type Sum: Sum;
+    /// All elements of a register.
+    type Tile: AsRef<[Self::Sum]> + AsMut<[Self::Sum]>;
+    const ZEROS: Self::Tile;
     fn get(word: u32, i: usize) -> Self::Sum;
 }
 
@@ -44,63 +47,39 @@ impl Sum for f32 {
     }
 }
 
-impl Sum for i32 {
+impl Sum for i64 {
     #[inline(always)]
-    fn fma(a: i32, b: i32, c: i32) -> i32 {
-        a.wrapping_mul(b).wrapping_add(c)
+    fn fma(a: i64, b: i64, c: i64) -> i64 {
+        a * b + c
     }
 }
 
-pub struct F16;
-pub struct Bf16;
-pub struct Tf32;
-pub struct S8;
-pub struct U8;
-
-impl Element for F16 {
-    const PER_WORD: usize = 2;
-    type Sum = f32;
-    #[inline(always)]
-    fn get(word: u32, i: usize) -> f32 {
-        super::float16::f16_to_f32((word >> (16 * i)) as u16)
-    }
+macro_rules! elements {
+    ($($(#[$doc:meta])* $name:ident: $n:literal in a word, as $sum:ty, $get:expr;)*) => {$(
+        $(#[$doc])*
+        pub struct $name;
+        impl Element for $name {
+            const PER_WORD: usize = $n;
+            type Sum = $sum;
+            type Tile = [$sum; 32 * $n];
+            const ZEROS: Self::Tile = [0 as $sum; 32 * $n];
+            #[inline(always)]
+            fn get(word: u32, i: usize) -> $sum {
+                let get: fn(u32, usize) -> $sum = $get;
+                get(word, i)
+            }
+        }
+    )*};
 }
-
-impl Element for Bf16 {
-    const PER_WORD: usize = 2;
-    type Sum = f32;
-    #[inline(always)]
-    fn get(word: u32, i: usize) -> f32 {
-        f32::from_bits(word >> (16 * i) << 16)
-    }
-}
-
-impl Element for Tf32 {
-    const PER_WORD: usize = 1;
-    type Sum = f32;
-    // The 13 bits below tf32's are ignored.
-    #[inline(always)]
-    fn get(word: u32, _: usize) -> f32 {
-        f32::from_bits(word & !0x1fff)
-    }
-}
-
-impl Element for S8 {
-    const PER_WORD: usize = 4;
-    type Sum = i32;
-    #[inline(always)]
-    fn get(word: u32, i: usize) -> i32 {
-        (word >> (8 * i)) as i8 as i32
-    }
-}
-
-impl Element for U8 {
-    const PER_WORD: usize = 4;
-    type Sum = i32;
-    #[inline(always)]
-    fn get(word: u32, i: usize) -> i32 {
-        (word >> (8 * i)) as u8 as i32
-    }
+elements! {
+    F16: 2 in a word, as f32, |word, i| super::float16::f16_to_f32((word >> (16 * i)) as u16);
+    Bf16: 2 in a word, as f32, |word, i| f32::from_bits(word >> (16 * i) << 16);
+    /// The 13 bits below tf32's are ignored.
+    Tf32: 1 in a word, as f32, |word, _| f32::from_bits(word & !0x1fff);
+    S8: 4 in a word, as i64, |word, i| (word >> (8 * i)) as i8 as i64;
+    U8: 4 in a word, as i64, |word, i| (word >> (8 * i)) as u8 as i64;
+    S4: 8 in a word, as i64, |word, i| ((word << (28 - 4 * i)) as i32 >> 28) as i64;
+    U4: 8 in a word, as i64, |word, i| (word >> (4 * i) & 15) as i64;
 }
 
 /// How C and D lie in registers.
@@ -114,7 +93,10 @@ pub trait Accumulator: 'static {
 
 pub struct InF32;
 pub struct InF16;
+/// Wraps.
 pub struct InS32;
+/// Saturates: `.satfinite`.
+pub struct InS32Saturated;
 
 impl Accumulator for InF32 {
     type Sum = f32;
@@ -143,23 +125,29 @@ impl Accumulator for InF16 {
     }
 }
 
-impl Accumulator for InS32 {
-    type Sum = i32;
-    const REGISTERS: usize = 2;
-    #[inline(always)]
-    fn get(words: [u32; 2], i: usize) -> i32 {
-        words[i] as i32
-    }
-    #[inline(always)]
-    fn put(pair: [i32; 2]) -> [u32; 2] {
-        pair.map(|x| x as u32)
-    }
+macro_rules! integers {
+    ($($name:ident: $put:expr;)*) => {$(
+        impl Accumulator for $name {
+            type Sum = i64;
+            const REGISTERS: usize = 2;
+            #[inline(always)]
+            fn get(words: [u32; 2], i: usize) -> i64 {
+                (words[i] as i32).into()
+            }
+            #[inline(always)]
+            fn put(pair: [i64; 2]) -> [u32; 2] {
+                let put: fn(i64) -> i32 = $put;
+                pair.map(|x| put(x) as u32)
+            }
+        }
+    )*};
+}
+integers! {
+    InS32: |x| x as i32;
+    InS32Saturated: |x| x.clamp(i32::MIN.into(), i32::MAX.into()) as i32;
 }
 
-/// A register's lanes.
-type Words = [u32; 32];
-
-/// One product of 16x8, K inner steps. Returns D's registers: they may be among the sources of the next tile.
+/// One product of 16x8, K inner steps: the upper and the lower 8x8 sums, row by row.
 #[inline(always)]
 unsafe fn tile<
     const K: usize,
@@ -171,7 +159,7 @@ unsafe fn tile<
     a: &[Slot],
     b: &[Slot],
     c: &[Slot],
-) -> [Words; 4] {
+) -> [[A::Sum; 8 * N]; 2] {
     // SAFETY: the caller's promise for every slot.
     let words = |slot: Slot| unsafe { &(*regs.add(slot as usize)).0 };
     let width = 4 * A::PER_WORD;
@@ -186,19 +174,26 @@ unsafe fn tile<
             }
         }
     }
-    let mut out = [[0; 32]; 4];
-    for half in 0..2 {
+    let mut sums = [[A::Sum::default(); 8 * N]; 2];
+    for (half, sum) in sums.iter_mut().enumerate() {
         let first = half * C::REGISTERS;
         let [low, high] = [c[first], c[first + C::REGISTERS - 1]].map(words);
-        let mut sum = [A::Sum::default(); 8 * N];
         for (lane, pair) in sum.as_chunks_mut::<2>().0.iter_mut().enumerate() {
             let words = [low[lane], high[lane]];
             *pair = [C::get(words, 0), C::get(words, 1)];
         }
         for r in 0..K / width {
             // A tile of A lies row by row in its register.
-            let mut left = [A::Sum::default(); 128];
-            unpack::<A>(words(a[2 * r + half]), &mut left);
+            let mut left = A::ZEROS;
+            let left = left.as_mut();
+            for (elements, &word) in left
+                .chunks_exact_mut(A::PER_WORD)
+                .zip(words(a[2 * r + half]))
+            {
+                for (e, element) in elements.iter_mut().enumerate() {
+                    *element = A::get(word, e);
+                }
+            }
             for (k, right) in right[r * width..].iter().take(width).enumerate() {
                 for (row, sum) in sum.as_chunks_mut::<N>().0.iter_mut().enumerate() {
                     let x = left[row * width + k];
@@ -208,27 +203,27 @@ unsafe fn tile<
                 }
             }
         }
+    }
+    sums
+}
+
+/// Writes a tile's sums into D's registers.
+#[inline(always)]
+unsafe fn write<C: Accumulator>(regs: *mut Lanes, d: &[Slot], sums: &[[C::Sum; 8 * N]; 2]) {
+    for (half, sum) in sums.iter().enumerate() {
         for (lane, &pair) in sum.as_chunks::<2>().0.iter().enumerate() {
             let words = C::put(pair);
             for (i, word) in words.into_iter().enumerate().take(C::REGISTERS) {
-                out[first + i][lane] = word;
+                let slot = d[half * C::REGISTERS + i] as usize;
+                // SAFETY: the caller's promise.
+                unsafe { (*regs.add(slot)).0[lane] = word };
             }
         }
     }
-    out
 }
 
-/// The elements of a register's lanes in order.
-#[inline(always)]
-fn unpack<E: Element>(words: &Words, tile: &mut [E::Sum; 128]) {
-    for (lane, &word) in words.iter().enumerate() {
-        for e in 0..E::PER_WORD {
-            tile[lane * E::PER_WORD + e] = E::get(word, e);
-        }
-    }
-}
-
-/// The column tiles of a product: one for `mma`, two for `wmma`.
+/// The column tiles of a product: one for `mma`, two for `wmma`. D may be among the sources: all is read before the
+/// first is written.
 #[inline(always)]
 unsafe fn tiles<
     const K: usize,
@@ -240,16 +235,43 @@ unsafe fn tiles<
     m: &Multiply,
 ) {
     let (b, c) = (K / (4 * A::PER_WORD), 2 * C::REGISTERS);
-    let mut out = [[[0; 32]; 4]; 2];
-    let count = m.d.len() / c;
-    for (i, out) in out.iter_mut().enumerate().take(count) {
-        // SAFETY: the caller's promise.
-        *out = unsafe { tile::<K, A, B, C>(regs, &m.a, &m.b[i * b..], &m.c[i * c..]) };
+    // SAFETY: the caller's promise.
+    unsafe {
+        let first = tile::<K, A, B, C>(regs, &m.a, &m.b, &m.c);
+        if m.tiles == 2 {
+            let second = tile::<K, A, B, C>(regs, &m.a, &m.b[b..], &m.c[c..]);
+            write::<C>(regs, &m.d[c..], &second);
+        }
+        write::<C>(regs, &m.d, &first);
     }
-    for (r, &slot) in m.d.iter().enumerate() {
-        // SAFETY: the caller's promise.
-        unsafe { (*regs.add(slot as usize)).0 = out[r / c][r % c] };
+}
+
+/// `mma.m8n8k4` of f64: with g = lane / 4 and t = lane % 4 a lane holds A's row g, column t, B's row t, column g, and
+/// columns 2t and 2t + 1 of row g of C and D.
+#[inline(always)]
+unsafe fn tile_f64(regs: *mut Lanes, m: &Multiply) {
+    // SAFETY: the caller's promise; a wide register is 32 times 64 bits.
+    unsafe {
+        let numbers = |slot: Slot| regs.add(slot as usize).cast::<[f64; 32]>();
+        let (a, b) = (*numbers(m.a[0]), *numbers(m.b[0]));
+        let mut sums = [*numbers(m.c[0]), *numbers(m.c[1])];
+        for (i, sum) in sums.iter_mut().enumerate() {
+            for (lane, sum) in sum.iter_mut().enumerate() {
+                let (row, column) = (lane / 4, lane % 4 * 2 + i);
+                for k in 0..4 {
+                    *sum = a[4 * row + k].mul_add(b[4 * column + k], *sum);
+                }
+            }
+        }
+        for (&slot, sum) in m.d.iter().zip(sums) {
+            *numbers(slot) = sum;
+        }
     }
+}
+
+/// The product of f64 for an instruction set.
+pub fn product_f64(isa: Isa) -> Product {
+    for_isa!(isa, tile_f64(regs: *mut Lanes, m: &Multiply))
 }
 
 /// The product for an instruction set.
@@ -357,19 +379,26 @@ impl Multiply {
         let bad = |regs: &mut dyn Iterator<Item = &Slot>| regs.fold(0, |bad, s| bad | !valid(s));
         let rows: [u32; 2] =
             std::array::from_fn(|half| bad(&mut self.a.iter().skip(half).step_by(2)));
+        // Of m8n8k4 there is one half, in registers of 64 bits.
+        let single = self.a.len() == 1;
         let per_tile = self.d.len() / self.tiles;
         let columns = self.b.len() / self.tiles;
         // The lanes of a row (of A) or column (of B).
         let group = |bad: u32, g: usize| bad >> (4 * g) & 15 != 0;
         let known: Vec<u32> = (0..self.d.len())
             .map(|r| {
-                let (tile, half) = (r / per_tile, r % per_tile / (per_tile / 2));
+                let tile = r / per_tile;
+                let half = if single {
+                    0
+                } else {
+                    r % per_tile / (per_tile / 2)
+                };
                 let column = bad(&mut self.b[tile * columns..][..columns].iter());
                 let mut bits = valid(&self.c[r]);
                 for lane in 0..32 {
                     // A register of 32-bit elements holds one of two columns, one of f16 both.
                     let t = lane % 4 * 2;
-                    let mut mine = if per_tile == 4 {
+                    let mut mine = if per_tile == 4 || single {
                         t + r % 2..t + r % 2 + 1
                     } else {
                         t..t + 2

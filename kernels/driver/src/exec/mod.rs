@@ -13,6 +13,7 @@ mod collective;
 mod decode;
 mod fault;
 mod float16;
+mod float8;
 mod flow;
 mod lanes;
 mod launch;

@@ -149,6 +149,11 @@ pub enum Kind {
     },
     LoadMatrix(Box<Matrix>),
     StoreMatrix(Box<Matrix>),
+    /// The transpose of an 8x8 matrix of 16-bit elements that lies row by row in a register's lanes.
+    MoveMatrix {
+        d: Slot,
+        a: Slot,
+    },
     Multiply(Box<Multiply>),
     LoadFragment(Box<Fragment>),
     StoreFragment(Box<Fragment>),
@@ -216,10 +221,12 @@ pub struct Access {
     pub moves: Moves,
 }
 
-/// An atomic read-modify-write; `reg` holds the address if it is one.
+/// An atomic read-modify-write.
 pub struct Atomic {
     pub address: Address,
     pub bytes: u32,
+    /// Bytes that the address is a multiple of: of vectors more than an element.
+    pub align: u32,
     /// Old value's register, if wanted.
     pub d: Option<Slot>,
     pub a: Slot,

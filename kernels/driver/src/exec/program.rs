@@ -127,7 +127,7 @@ impl Loaded {
             let mut init = v.init.clone();
             for r in &v.relocations {
                 let target = self
-                    .relocate(r)
+                    .relocate(module, r)
                     .ok_or_else(|| variable_error(v, &format!("names {}", r.symbol)))?;
                 init[r.offset..r.offset + r.bytes]
                     .copy_from_slice(&target.to_le_bytes()[..r.bytes]);
@@ -147,10 +147,13 @@ impl Loaded {
         Ok(())
     }
 
-    fn relocate(&self, r: &Relocation) -> Option<u64> {
-        self.globals
-            .get(&r.symbol)
-            .map(|&(address, _)| address.wrapping_add_signed(r.addend))
+    fn relocate(&self, module: &Module, r: &Relocation) -> Option<u64> {
+        let Some(&(address, _)) = self.globals.get(&r.symbol) else {
+            return decode::function_address(module, &r.symbol);
+        };
+        let variable = module.variables.iter().find(|v| v.name == r.symbol)?;
+        let offset = r.element.wrapping_mul(variable.element.into());
+        Some(address.wrapping_add_signed(offset.wrapping_add(r.addend)))
     }
 
     /// The kernel of that name.

@@ -407,12 +407,19 @@ impl Block<'_> {
             }
             Kind::LoadMatrix(matrix) => self.load_matrix::<CHECK, COUNT>(warp, matrix, pc, mask),
             Kind::StoreMatrix(matrix) => self.store_matrix::<CHECK, COUNT>(warp, matrix, pc, mask),
+            Kind::MoveMatrix { d, a } => self.move_matrix(warp, [*d, *a], pc, mask),
             Kind::Multiply(multiply) => self.multiply::<CHECK, COUNT>(warp, multiply, pc, mask),
             Kind::LoadFragment(f) => self.load_fragment::<CHECK, COUNT>(warp, f, pc, mask),
             Kind::StoreFragment(f) => self.store_fragment::<CHECK, COUNT>(warp, f, pc, mask),
             Kind::Trap => {
                 let lane = mask.trailing_zeros() as usize;
-                Err(self.fail(FaultKind::Trap, pc, warp.id, lane, None, "trap".into()))
+                let text = match self.program.info[pc as usize].name.as_str() {
+                    "trap" => "trap".into(),
+                    name => {
+                        format!("{name} of an address that is no function with these parameters")
+                    }
+                };
+                Err(self.fail(FaultKind::Trap, pc, warp.id, lane, None, text))
             }
             Kind::AssertFail { frame } => Err(self.assertion(warp, *frame, pc, mask)),
             _ => self.collective::<CHECK>(warp, &op.kind, pc, mask),

@@ -3,6 +3,7 @@
 //! The parser knows the grammar and the scopes, not the instructions: an instruction is an opcode, its modifiers and
 //! its operands, with every register, variable and label resolved. [`crate::exec`] types them.
 
+mod body;
 mod lexer;
 mod operand;
 mod parser;
@@ -74,6 +75,8 @@ pub struct Function {
     pub labels: Vec<usize>,
     /// The label lists of `.branchtargets`, each under the label it stands at.
     pub branch_targets: Vec<(usize, Vec<usize>)>,
+    /// The functions named by `.calltargets`, each list under the label it stands at.
+    pub call_targets: Vec<(usize, Vec<String>)>,
     /// Its instructions.
     pub body: Vec<Instruction>,
 }
@@ -132,7 +135,9 @@ pub struct Relocation {
     pub bytes: usize,
     /// The symbol.
     pub symbol: String,
-    /// What is added to its address.
+    /// The element of an array, 0 for its first.
+    pub element: i64,
+    /// What is added to its address, in bytes.
     pub addend: i64,
     /// The address in the generic space is wanted.
     pub generic: bool,

@@ -126,10 +126,14 @@ impl<'a> Parser<'a> {
             Token::Word(name) if bytes >= 4 && !negative => {
                 let generic = name == "generic" && self.eat('(');
                 let symbol = if generic { self.word()? } else { name }.to_string();
+                let (mut element, mut addend) = (0, 0);
+                if self.eat('[') {
+                    element = self.int()? as i64;
+                    self.expect(']')?;
+                }
                 if generic {
                     self.expect(')')?;
                 }
-                let mut addend = 0;
                 while let Some(Token::Punct(sign @ ('+' | '-'))) = self.peek() {
                     self.next()?;
                     let n = self.int()? as i64;
@@ -139,6 +143,7 @@ impl<'a> Parser<'a> {
                     offset: v.init.len(),
                     bytes,
                     symbol,
+                    element,
                     addend,
                     generic,
                 });

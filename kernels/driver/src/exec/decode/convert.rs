@@ -4,6 +4,7 @@
 use super::super::float16::{bf16_to_f32, canonical, f16_to_f32, f32_to_bf16, f32_to_f16};
 use super::super::lanes::Map;
 use super::super::op::{Part, Slot};
+use super::convert_packed::{bf16_towards_zero, f16_towards_zero, relu16};
 use super::float::{Towards, flush, round32, saturate};
 use super::float_ops::to_odd;
 use super::operands::is_wide;
@@ -11,7 +12,7 @@ use super::{Decoder, Ins, Result};
 use crate::ptx::{Operand, Type};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Rounding {
+pub(super) enum Rounding {
     Nearest,
     /// To nearest, ties away from zero.
     Away,
@@ -21,7 +22,7 @@ enum Rounding {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Integral {
+pub(super) enum Integral {
     Even,
     Zero,
     Down,
@@ -30,11 +31,11 @@ enum Integral {
 
 /// What a conversion says besides its types.
 #[derive(Clone, Copy)]
-struct How {
-    rounding: Option<Rounding>,
-    ftz: bool,
-    sat: bool,
-    relu: bool,
+pub(super) struct How {
+    pub rounding: Option<Rounding>,
+    pub ftz: bool,
+    pub sat: bool,
+    pub relu: bool,
 }
 
 /// One closure for every pair of a source type and a target width.
@@ -46,6 +47,7 @@ macro_rules! pairs {
         match $to { $($T => Some($isa.one(|a: $f| a as $t)),)* _ => None }
     };
 }
+pub(super) use pairs;
 
 impl<'a> Decoder<'a> {
     pub(super) fn convert(&mut self, ins: &mut Ins<'a>) -> Result<()> {
@@ -66,6 +68,9 @@ impl<'a> Decoder<'a> {
             sat: ins.flag("sat"),
             relu: ins.flag("relu"),
         };
+        if let Some(e4m3) = ins.one_of(&[("e4m3x2", true), ("e5m2x2", false)]) {
+            return self.convert_bytes(ins, e4m3, how);
+        }
         let (to, from) = (ins.ty()?, ins.ty()?);
         if matches!(to, Type::F16x2 | Type::Bf16x2) {
             return self.convert_pair(ins, to, from, how);
@@ -141,7 +146,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// Emits a step into a new register.
-    fn step(&mut self, f: Map, wide: bool, a: Slot) -> Slot {
+    pub(super) fn step(&mut self, f: Map, wide: bool, a: Slot) -> Slot {
         let d = self.new_slot(wide);
         self.temporaries.clear();
         self.temporaries.push(d);
@@ -176,123 +181,6 @@ impl<'a> Decoder<'a> {
             (true, false) => self.float_to_integer(ins, a, from, to, how),
             (true, true) => self.float_to_float(ins, a, from, to, how),
         }
-    }
-
-    fn integer_to_integer(
-        &mut self,
-        ins: &Ins<'a>,
-        a: Slot,
-        from: Type,
-        to: Type,
-        how: How,
-    ) -> Result<Slot> {
-        let isa = self.isa;
-        if how.sat {
-            let wide = pairs!(isa, from, 8, [U8: u8, S8: i8, U16: u16, S16: i16, U32: u32, S32: i32, U64: u64, S64: i64], [8 => i64]);
-            let wide = wide.ok_or_else(|| ins.error("not supported for these types"))?;
-            // Values of u64 beyond i64 count as its largest.
-            let a = match from {
-                Type::U64 => self.step(isa.one(|a: u64| a.min(i64::MAX as u64)), true, a),
-                _ => self.step(wide, true, a),
-            };
-            let f = match to {
-                Type::U8 => isa.one(|a: i64| a.clamp(0, 0xff) as u8),
-                Type::S8 => isa.one(|a: i64| a.clamp(-0x80, 0x7f) as i8),
-                Type::U16 => isa.one(|a: i64| a.clamp(0, 0xffff) as u16),
-                Type::S16 => isa.one(|a: i64| a.clamp(-0x8000, 0x7fff) as i16),
-                Type::U32 => isa.one(|a: i64| a.clamp(0, 0xffff_ffff) as u32),
-                Type::S32 => isa.one(|a: i64| a.clamp(i32::MIN.into(), i32::MAX.into()) as i32),
-                Type::U64 if from != Type::U64 => isa.one(|a: i64| a.max(0)),
-                Type::S64 => isa.one(|a: i64| a),
-                _ => return Err(ins.error("not supported for these types")),
-            };
-            return Ok(self.step(f, is_wide(to), a));
-        }
-        let f = pairs!(isa, from, to.bytes(),
-            [U8: u8, S8: i8, U16: u16, S16: i16, U32: u32, S32: i32, U64: u64, S64: i64, B8: u8, B16: u16, B32: u32, B64: u64],
-            [1 => u8, 2 => u16, 4 => u32, 8 => u64]);
-        let f = f.ok_or_else(|| ins.error("not supported for these types"))?;
-        let d = self.step(f, is_wide(to), a);
-        if is_wide(from) && !is_wide(to) {
-            self.part(Part::Low);
-        }
-        Ok(d)
-    }
-
-    fn integer_to_float(
-        &mut self,
-        ins: &Ins<'a>,
-        a: Slot,
-        from: Type,
-        to: Type,
-        how: How,
-    ) -> Result<Slot> {
-        let isa = self.isa;
-        let unsupported = || ins.error("not supported for these types and this rounding");
-        let nearest = matches!(how.rounding, Some(Rounding::Nearest) | None);
-        let a = match (to, nearest) {
-            (Type::F64 | Type::F32, true) => {
-                let f = pairs!(isa, from, to, [U8: u8, S8: i8, U16: u16, S16: i16, U32: u32, S32: i32, U64: u64, S64: i64],
-                    [Type::F64 => f64, Type::F32 => f32]);
-                let a = self.step(f.ok_or_else(unsupported)?, is_wide(to), a);
-                if how.sat {
-                    self.step(isa.one(saturate), false, a)
-                } else {
-                    a
-                }
-            }
-            (Type::F64 | Type::F32, false) => {
-                let Some(Rounding::Towards(towards)) = how.rounding else {
-                    return Err(unsupported());
-                };
-                let value = pairs!(isa, from, 8, [U8: u8, S8: i8, U16: u16, S16: i16, U32: u32, S32: i32, S64: i64],
-                    [8 => i64]);
-                let (a, unsigned) = match from {
-                    Type::U64 => (a, true),
-                    _ => (self.step(value.ok_or_else(unsupported)?, true, a), false),
-                };
-                let f = match (to, unsigned, towards) {
-                    (Type::F32, true, Towards::Zero | Towards::Minus) => {
-                        isa.one(|a: u64| down32(a.into()))
-                    }
-                    (Type::F32, true, Towards::Plus) => isa.one(|a: u64| -down32(-i128::from(a))),
-                    (Type::F32, false, Towards::Minus) => isa.one(|a: i64| down32(a.into())),
-                    (Type::F32, false, Towards::Plus) => isa.one(|a: i64| -down32(-i128::from(a))),
-                    (Type::F32, false, Towards::Zero) => isa.one(|a: i64| {
-                        if a < 0 {
-                            -down32(-i128::from(a))
-                        } else {
-                            down32(a.into())
-                        }
-                    }),
-                    (_, true, Towards::Zero | Towards::Minus) => isa.one(|a: u64| down64(a.into())),
-                    (_, true, Towards::Plus) => isa.one(|a: u64| -down64(-i128::from(a))),
-                    (_, false, Towards::Minus) => isa.one(|a: i64| down64(a.into())),
-                    (_, false, Towards::Plus) => isa.one(|a: i64| -down64(-i128::from(a))),
-                    (_, false, Towards::Zero) => isa.one(|a: i64| {
-                        if a < 0 {
-                            -down64(-i128::from(a))
-                        } else {
-                            down64(a.into())
-                        }
-                    }),
-                };
-                self.step(f, is_wide(to), a)
-            }
-            (Type::F16 | Type::Bf16, true) => {
-                // Through f64, whose 53 bits hold every 32-bit integer; longer ones are rounded to odd by `to_odd`
-                // only after f64's own rounding, which matters nowhere in f16's range and last bits of bf16's.
-                let f = pairs!(isa, from, 8, [U8: u8, S8: i8, U16: u16, S16: i16, U32: u32, S32: i32, U64: u64, S64: i64], [8 => f64]);
-                let a = self.step(f.ok_or_else(unsupported)?, true, a);
-                let f = match to {
-                    Type::F16 => isa.one(|a: f64| f32_to_f16(to_odd(a))),
-                    _ => isa.one(|a: f64| f32_to_bf16(to_odd(a))),
-                };
-                self.step(f, false, a)
-            }
-            _ => return Err(unsupported()),
-        };
-        Ok(a)
     }
 
     fn float_to_integer(
@@ -436,132 +324,5 @@ impl<'a> Decoder<'a> {
             a = self.step(isa.one(relu16), false, a);
         }
         Ok(a)
-    }
-
-    /// `cvt.rn.bf16x2.f32 d, a, b`: a becomes the upper half.
-    fn convert_pair(&mut self, ins: &Ins<'a>, to: Type, from: Type, how: How) -> Result<()> {
-        ins.expect_operands(3)?;
-        if from != Type::F32 || how.sat {
-            return Err(ins.error("pairs are made of two .f32"));
-        }
-        let isa = self.isa;
-        let f = match (to, how.rounding) {
-            (Type::F16x2, Some(Rounding::Nearest)) => {
-                isa.two(|a: f32, b: f32| u32::from(f32_to_f16(a)) << 16 | u32::from(f32_to_f16(b)))
-            }
-            (Type::Bf16x2, Some(Rounding::Nearest)) => isa
-                .two(|a: f32, b: f32| u32::from(f32_to_bf16(a)) << 16 | u32::from(f32_to_bf16(b))),
-            (Type::F16x2, Some(Rounding::Towards(Towards::Zero))) => isa.two(|a: f32, b: f32| {
-                u32::from(f16_towards_zero(a)) << 16 | u32::from(f16_towards_zero(b))
-            }),
-            (Type::Bf16x2, Some(Rounding::Towards(Towards::Zero))) => isa.two(|a: f32, b: f32| {
-                u32::from(bf16_towards_zero(a)) << 16 | u32::from(bf16_towards_zero(b))
-            }),
-            _ => return Err(ins.error("pairs are rounded by .rn or .rz")),
-        };
-        let d = self.target(ins, to)?;
-        let s = [self.source(ins, 1, from)?, self.source(ins, 2, from)?];
-        self.map(f, d, false, &s);
-        if how.relu {
-            let f = isa.one(|a: u32| {
-                u32::from(relu16(a as u16)) | u32::from(relu16((a >> 16) as u16)) << 16
-            });
-            self.map(f, d, false, &[d]);
-        }
-        Ok(())
-    }
-
-    /// tf32: f32 with 10 bits of mantissa, in a 32-bit register.
-    fn convert_tf32(
-        &mut self,
-        ins: &Ins<'a>,
-        d: Slot,
-        a: Slot,
-        from: Type,
-        how: How,
-    ) -> Result<()> {
-        let isa = self.isa;
-        let f = match how.rounding {
-            Some(Rounding::Away) => isa.one(|a: u32| tf32(a, 0x1000)),
-            Some(Rounding::Nearest) => isa.one(|a: u32| tf32(a, 0xfff + (a >> 13 & 1))),
-            Some(Rounding::Towards(Towards::Zero)) => isa.one(|a: u32| tf32(a, 0)),
-            _ => return Err(ins.error("tf32 is rounded by .rna, .rn or .rz")),
-        };
-        if from != Type::F32 || how.sat {
-            return Err(ins.error("tf32 is made of .f32"));
-        }
-        self.map(f, d, false, &[a]);
-        if how.relu {
-            self.map(
-                isa.one(|a: f32| if a > 0.0 || a.is_nan() { a } else { 0.0 }),
-                d,
-                false,
-                &[d],
-            );
-        }
-        Ok(())
-    }
-}
-
-/// Adds a rounding amount below tf32's last bit and cuts the rest; a carry may reach infinity.
-#[inline(always)]
-fn tf32(bits: u32, amount: u32) -> u32 {
-    let special = bits & 0x7f80_0000 == 0x7f80_0000;
-    let nan = special && bits & 0x007f_ffff != 0;
-    let rounded = bits.wrapping_add(amount) & !0x1fff;
-    if nan {
-        super::super::float16::NAN
-    } else if special {
-        bits
-    } else {
-        rounded
-    }
-}
-
-/// The largest f32 that is not above a.
-#[inline(always)]
-fn down32(a: i128) -> f32 {
-    let nearest = a as f32;
-    if nearest as i128 > a {
-        nearest.next_down()
-    } else {
-        nearest
-    }
-}
-
-#[inline(always)]
-fn down64(a: i128) -> f64 {
-    let nearest = a as f64;
-    if nearest as i128 > a {
-        nearest.next_down()
-    } else {
-        nearest
-    }
-}
-
-#[inline(always)]
-fn relu16(h: u16) -> u16 {
-    if h & 0x8000 != 0 {
-        if h == 0xffff { h } else { 0 }
-    } else {
-        h
-    }
-}
-
-/// Towards zero: one step back where the nearest one is farther from zero.
-#[inline(always)]
-fn f16_towards_zero(x: f32) -> u16 {
-    let nearest = f32_to_f16(x);
-    let farther = f16_to_f32(nearest).abs() > x.abs();
-    nearest.wrapping_sub(farther.into())
-}
-
-#[inline(always)]
-fn bf16_towards_zero(x: f32) -> u16 {
-    let cut = (x.to_bits() >> 16) as u16;
-    if x.is_nan() {
-        super::super::float16::NAN16
-    } else {
-        cut
     }
 }

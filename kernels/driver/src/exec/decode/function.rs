@@ -79,6 +79,11 @@ impl<'a> Decoder<'a> {
         while next < self.functions.len() {
             let f = self.functions[next].function;
             next += 1;
+            for i in &f.body {
+                for callee in self.called_by_address(f, i) {
+                    self.layout(callee)?;
+                }
+            }
             for name in f.body.iter().flat_map(|i| &i.operands).filter_map(symbol) {
                 if let Some(callee) = module
                     .functions

@@ -4,7 +4,7 @@ use super::super::op::{Cond, Kind, Logic};
 use super::arith::by_type;
 use super::operands::is_wide;
 use super::{Decoder, Ins, Result};
-use crate::ptx::Type;
+use crate::ptx::{Operand, Type};
 
 impl<'a> Decoder<'a> {
     pub(super) fn integer(&mut self, ins: &mut Ins<'a>) -> Result<()> {
@@ -189,17 +189,25 @@ impl<'a> Decoder<'a> {
         self.same_type(ins, f, ty, 3)
     }
 
+    /// `lop3.b32 d, a, b, c, table`; with `.or` or `.and` also `p = (d != 0) or/and q`, as `d|p, a, b, c, table, q`.
     fn lop3(&mut self, ins: &mut Ins<'a>) -> Result<()> {
         let logic = ins.one_of(&[("or", Logic::Or), ("and", Logic::And)]);
         ins.ty()?;
-        if logic.is_some() {
-            return Err(ins.error("lop3 with a predicate is not supported"));
-        }
-        ins.expect_operands(5)?;
+        ins.expect_operands(if logic.is_some() { 6 } else { 5 })?;
         let table = self.literal(ins, 4).filter(|&t| t < 256);
         let table =
             table.ok_or_else(|| ins.error("a constant of 8 bits is wanted as truth table"))?;
-        let d = self.target(ins, Type::B32)?;
+        let (d, p) = match (logic, ins.operand(0)?) {
+            (None, _) => (self.target(ins, Type::B32)?, None),
+            (Some(logic), Operand::Pair(d, p)) => {
+                let d = match &**d {
+                    Operand::Sink => self.new_slot(false),
+                    d => self.register(ins, d, Type::B32)?,
+                };
+                (d, Some((logic, self.pred(ins, p)?)))
+            }
+            _ => return Err(ins.error("a register and a predicate are wanted: d|p")),
+        };
         let mut s = vec![
             self.source(ins, 1, Type::B32)?,
             self.source(ins, 2, Type::B32)?,
@@ -214,6 +222,19 @@ impl<'a> Decoder<'a> {
             mux(a, low, high)
         });
         self.map(f, d, false, &s);
+        if let Some((logic, p)) = p {
+            let f = self.isa.test(|d: u32, zero: u32| d != zero);
+            let (b, c) = (self.constant(0, false), self.cond(ins, ins.operand(5)?)?);
+            self.emit(Kind::Test {
+                f,
+                p,
+                q: super::SINK,
+                a: d,
+                b,
+                logic,
+                c,
+            });
+        }
         Ok(())
     }
 

@@ -1,7 +1,10 @@
 //! `ldmatrix`, `stmatrix`, `mma`, `wmma`.
 
 use super::super::lanes::Isa;
-use super::super::mma::{Bf16, F16, InF16, InF32, InS32, Product, S8, Tf32, U8, product};
+use super::super::mma::{
+    Bf16, F16, InF16, InF32, InS32, InS32Saturated, Product, S4, S8, Tf32, U4, U8, product,
+    product_f64,
+};
 use super::super::op::{Fragment, Kind, Matrix, Multiply};
 use super::super::wmma::Role;
 use super::memory::slots;
@@ -15,6 +18,7 @@ impl<'a> Decoder<'a> {
             "stmatrix" => self.load_store_matrix(ins, false),
             "mma" => self.mma(ins),
             "wmma" => self.wmma(ins),
+            "movmatrix" => self.move_matrix(ins),
             _ => Err(ins.error("this instruction is not supported")),
         }
     }
@@ -67,38 +71,63 @@ impl<'a> Decoder<'a> {
         if !(ins.flag("sync") && ins.flag("aligned")) {
             return Err(ins.error("the form .sync.aligned is wanted"));
         }
-        let shape = ins.one_of(&["m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32"].map(|s| (s, s)));
-        let shape = shape
-            .ok_or_else(|| ins.error("the shape is one of m16n8k4, m16n8k8, m16n8k16, m16n8k32"))?;
+        let shapes = [
+            "m8n8k4", "m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32", "m16n8k64",
+        ];
+        let shape = ins.one_of(&shapes.map(|s| (s, s)));
+        let shape =
+            shape.ok_or_else(|| ins.error("the shape is m8n8k4, or m16n8k4 to m16n8k64"))?;
         if !(ins.flag("row") && ins.flag("col")) {
             return Err(ins.error("the form .row.col is wanted"));
         }
-        if ins.flag("satfinite") {
-            return Err(ins.error(".satfinite is not supported"));
-        }
-        let (d, a, b, c) = (ins.ty()?, ins.ty()?, ins.ty()?, ins.ty()?);
-        let Some((run, a_count, b_count, k)) = mma_product(self.isa, shape, [d, a, b, c]) else {
+        let saturated = ins.flag("satfinite");
+        let types: [&str; 4] = std::mem::take(&mut ins.left)
+            .try_into()
+            .map_err(|_| ins.error("the types of D, A, B and C are wanted"))?;
+        let Some((run, a_count, b_count, k)) = mma_product(self.isa, shape, types, saturated)
+        else {
             return Err(ins.error("not supported for this shape and these types"));
         };
         ins.expect_operands(4)?;
-        let sums = if d == Type::F16 { 2 } else { 4 };
-        let word = |ty: Type| {
-            if ty == Type::F32 {
-                Type::F32
-            } else {
-                Type::B32
-            }
+        let (sums, rows) = match types[0] {
+            "f64" => (2, 8),
+            "f16" => (2, 16),
+            _ => (4, 16),
+        };
+        let word = |ty: &str| match ty {
+            "f64" => Type::F64,
+            "f32" => Type::F32,
+            _ => Type::B32,
+        };
+        // A and B of f32's size are bits.
+        let factor = if types[1] == "f64" {
+            Type::F64
+        } else {
+            Type::B32
         };
         let multiply = Multiply {
             run,
-            d: slots(self, ins, 0, sums, word(d))?,
-            a: slots(self, ins, 1, a_count, Type::B32)?,
-            b: slots(self, ins, 2, b_count, Type::B32)?,
-            c: slots(self, ins, 3, sums, word(c))?,
+            d: slots(self, ins, 0, sums, word(types[0]))?,
+            a: slots(self, ins, 1, a_count, factor)?,
+            b: slots(self, ins, 2, b_count, factor)?,
+            c: slots(self, ins, 3, sums, word(types[3]))?,
             tiles: 1,
-            flops: 2 * 16 * 8 * k,
+            flops: 2 * rows * 8 * k,
         };
         self.emit(Kind::Multiply(Box::new(multiply)));
+        Ok(())
+    }
+
+    /// `movmatrix.sync.aligned.m8n8.trans.b16 d, a`.
+    fn move_matrix(&mut self, ins: &mut Ins<'a>) -> Result<()> {
+        let form = ["sync", "aligned", "m8n8", "trans"];
+        if !form.iter().all(|m| ins.flag(m)) || ins.ty()? != Type::B16 {
+            return Err(ins.error("the form .sync.aligned.m8n8.trans.b16 is wanted"));
+        }
+        ins.expect_operands(2)?;
+        let d = self.target(ins, Type::B32)?;
+        let a = self.source(ins, 1, Type::B32)?;
+        self.emit(Kind::MoveMatrix { d, a });
         Ok(())
     }
 
@@ -213,25 +242,59 @@ impl<'a> Decoder<'a> {
 }
 
 /// The product, the registers of A and B, and K.
-fn mma_product(isa: Isa, shape: &str, types: [Type; 4]) -> Option<(Product, usize, usize, u64)> {
-    use Type::{Bf16 as BF16T, F16 as F16T, F32, S8 as S8T, S32, Tf32 as TF32T, U8 as U8T};
-    Some(match (shape, types) {
-        ("m16n8k16", [F32, F16T, F16T, F32]) => (product::<16, F16, F16, InF32>(isa), 4, 2, 16),
-        ("m16n8k16", [F16T, F16T, F16T, F16T]) => (product::<16, F16, F16, InF16>(isa), 4, 2, 16),
-        ("m16n8k16", [F32, BF16T, BF16T, F32]) => (product::<16, Bf16, Bf16, InF32>(isa), 4, 2, 16),
-        ("m16n8k8", [F32, F16T, F16T, F32]) => (product::<8, F16, F16, InF32>(isa), 2, 1, 8),
-        ("m16n8k8", [F16T, F16T, F16T, F16T]) => (product::<8, F16, F16, InF16>(isa), 2, 1, 8),
-        ("m16n8k8", [F32, BF16T, BF16T, F32]) => (product::<8, Bf16, Bf16, InF32>(isa), 2, 1, 8),
-        ("m16n8k8", [F32, TF32T, TF32T, F32]) => (product::<8, Tf32, Tf32, InF32>(isa), 4, 2, 8),
-        ("m16n8k4", [F32, TF32T, TF32T, F32]) => (product::<4, Tf32, Tf32, InF32>(isa), 2, 1, 4),
-        ("m16n8k32", [S32, S8T, S8T, S32]) => (product::<32, S8, S8, InS32>(isa), 4, 2, 32),
-        ("m16n8k32", [S32, U8T, U8T, S32]) => (product::<32, U8, U8, InS32>(isa), 4, 2, 32),
-        ("m16n8k32", [S32, S8T, U8T, S32]) => (product::<32, S8, U8, InS32>(isa), 4, 2, 32),
-        ("m16n8k32", [S32, U8T, S8T, S32]) => (product::<32, U8, S8, InS32>(isa), 4, 2, 32),
-        ("m16n8k16", [S32, S8T, S8T, S32]) => (product::<16, S8, S8, InS32>(isa), 2, 1, 16),
-        ("m16n8k16", [S32, U8T, U8T, S32]) => (product::<16, U8, U8, InS32>(isa), 2, 1, 16),
-        ("m16n8k16", [S32, S8T, U8T, S32]) => (product::<16, S8, U8, InS32>(isa), 2, 1, 16),
-        ("m16n8k16", [S32, U8T, S8T, S32]) => (product::<16, U8, S8, InS32>(isa), 2, 1, 16),
+fn mma_product(
+    isa: Isa,
+    shape: &str,
+    types: [&str; 4],
+    saturated: bool,
+) -> Option<(Product, usize, usize, u64)> {
+    macro_rules! float {
+        ($k:literal, $e:ty, $sum:ty, $a:literal, $b:literal) => {
+            (product::<$k, $e, $e, $sum>(isa), $a, $b, $k)
+        };
+    }
+    macro_rules! integer {
+        ($k:literal, $e:ty, $f:ty, $a:literal, $b:literal) => {
+            if saturated {
+                (product::<$k, $e, $f, InS32Saturated>(isa), $a, $b, $k)
+            } else {
+                (product::<$k, $e, $f, InS32>(isa), $a, $b, $k)
+            }
+        };
+    }
+    let [d, a, b, c] = types;
+    if saturated && (d, c) != ("s32", "s32") {
+        return None;
+    }
+    Some(match (shape, [d, a, b, c]) {
+        ("m16n8k16", ["f32", "f16", "f16", "f32"]) => float!(16, F16, InF32, 4, 2),
+        ("m16n8k16", ["f16", "f16", "f16", "f16"]) => float!(16, F16, InF16, 4, 2),
+        ("m16n8k16", ["f32", "bf16", "bf16", "f32"]) => float!(16, Bf16, InF32, 4, 2),
+        ("m16n8k8", ["f32", "f16", "f16", "f32"]) => float!(8, F16, InF32, 2, 1),
+        ("m16n8k8", ["f16", "f16", "f16", "f16"]) => float!(8, F16, InF16, 2, 1),
+        ("m16n8k8", ["f32", "bf16", "bf16", "f32"]) => float!(8, Bf16, InF32, 2, 1),
+        ("m16n8k8", ["f32", "tf32", "tf32", "f32"]) => float!(8, Tf32, InF32, 4, 2),
+        ("m16n8k4", ["f32", "tf32", "tf32", "f32"]) => float!(4, Tf32, InF32, 2, 1),
+        ("m8n8k4", ["f64", "f64", "f64", "f64"]) => (product_f64(isa), 1, 1, 4),
+        (_, ["s32", a, b, "s32"]) => match (shape, a, b) {
+            ("m16n8k16", "s8", "s8") => integer!(16, S8, S8, 2, 1),
+            ("m16n8k16", "s8", "u8") => integer!(16, S8, U8, 2, 1),
+            ("m16n8k16", "u8", "s8") => integer!(16, U8, S8, 2, 1),
+            ("m16n8k16", "u8", "u8") => integer!(16, U8, U8, 2, 1),
+            ("m16n8k32", "s8", "s8") => integer!(32, S8, S8, 4, 2),
+            ("m16n8k32", "s8", "u8") => integer!(32, S8, U8, 4, 2),
+            ("m16n8k32", "u8", "s8") => integer!(32, U8, S8, 4, 2),
+            ("m16n8k32", "u8", "u8") => integer!(32, U8, U8, 4, 2),
+            ("m16n8k32", "s4", "s4") => integer!(32, S4, S4, 2, 1),
+            ("m16n8k32", "s4", "u4") => integer!(32, S4, U4, 2, 1),
+            ("m16n8k32", "u4", "s4") => integer!(32, U4, S4, 2, 1),
+            ("m16n8k32", "u4", "u4") => integer!(32, U4, U4, 2, 1),
+            ("m16n8k64", "s4", "s4") => integer!(64, S4, S4, 4, 2),
+            ("m16n8k64", "s4", "u4") => integer!(64, S4, U4, 4, 2),
+            ("m16n8k64", "u4", "s4") => integer!(64, U4, S4, 4, 2),
+            ("m16n8k64", "u4", "u4") => integer!(64, U4, U4, 4, 2),
+            _ => return None,
+        },
         _ => return None,
     })
 }

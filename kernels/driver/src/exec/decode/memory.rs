@@ -1,11 +1,10 @@
 //! Loads, stores, atomics, asynchronous copies, address conversions.
 
 use super::super::access::window;
-use super::super::atomic::Update;
-use super::super::float16::{bf16_to_f32, canonical, f16_to_f32, f32_to_bf16, f32_to_f16};
 use super::super::moves::moves;
-use super::super::op::{Access, Atomic, Cond, CopyAsync, Kind, Slot};
+use super::super::op::{Access, Address, Atomic, Cond, CopyAsync, Kind, Slot};
 use super::operands::is_wide;
+use super::update::update;
 use super::{Decoder, Ins, Result};
 use crate::ptx::{Operand, Space, Type};
 
@@ -174,6 +173,7 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
+    /// `atom` or `red`; of a vector, element by element.
     fn atomic(&mut self, ins: &mut Ins<'a>, returns: bool) -> Result<()> {
         let space = ins.take_space();
         let name = ins.one_of(
@@ -184,33 +184,71 @@ impl<'a> Decoder<'a> {
         );
         let name = name.ok_or_else(|| ins.error("an atomic operation is missing"))?;
         ins.ignore(|m| is_hint(m) || m == "noftz");
+        let count = ins.one_of(&[("v2", 2), ("v4", 4), ("v8", 8)]).unwrap_or(1);
         let ty = ins.ty()?;
+        let small = matches!(ty, Type::F16 | Type::Bf16 | Type::F16x2 | Type::Bf16x2);
+        let vector = match ty {
+            _ if count == 1 => true,
+            Type::F16 | Type::Bf16 => true,
+            Type::F16x2 | Type::Bf16x2 => count <= 4,
+            Type::F32 => count <= 4 && name == "add",
+            _ => false,
+        };
+        if !vector || count > 1 && !matches!(name, "add" | "min" | "max") {
+            return Err(ins.error(format!("atomic {name} is not supported for {count} {ty:?}")));
+        }
         let update = update(name, ty)
+            .filter(|_| count > 1 || !small || name == "add" || name == "cas")
             .ok_or_else(|| ins.error(format!("atomic {name} is not supported for {ty:?}")))?;
         let first = usize::from(returns);
         let address = self.address(ins, first, space)?;
-        let a = self.source(ins, first + 1, ty)?;
-        let b = if name == "cas" {
-            self.source(ins, first + 2, ty)?
-        } else {
-            a
-        };
-        let d = if returns {
-            Some(self.target(ins, ty)?)
-        } else {
-            None
-        };
         if address.space == Space::Shared || address.space == Space::Generic {
             self.shared_access(ty.bytes());
         }
-        self.emit(Kind::Atomic(Box::new(Atomic {
-            address,
-            bytes: ty.bytes(),
-            d,
-            a,
-            b,
-            update,
-        })));
+        let sources = self.elements(ins, first + 1)?;
+        let targets = match returns {
+            true => Some(self.elements(ins, 0)?),
+            false => None,
+        };
+        if sources.len() != count || targets.is_some_and(|t| t.len() != count) {
+            return Err(ins.error(format!("{count} registers are wanted")));
+        }
+        let mut old = Vec::new();
+        for (i, source) in sources.iter().enumerate() {
+            let a = self.value(ins, source, ty)?;
+            let b = if name == "cas" {
+                self.source(ins, first + 2, ty)?
+            } else {
+                a
+            };
+            let d = match targets.map(|t| &t[i]) {
+                // A target of the first element may be a source of the next.
+                Some(target) if count > 1 => {
+                    let d = self.new_slot(false);
+                    old.push((d, target));
+                    Some(d)
+                }
+                Some(Operand::Sink) => Some(self.new_slot(is_wide(ty))),
+                Some(target) => Some(self.register(ins, target, ty)?),
+                None => None,
+            };
+            self.emit(Kind::Atomic(Box::new(Atomic {
+                address: Address {
+                    offset: address.offset + (i as u32 * ty.bytes()) as i64,
+                    ..address
+                },
+                bytes: ty.bytes(),
+                align: if i == 0 { count as u32 } else { 1 } * ty.bytes(),
+                d,
+                a,
+                b,
+                update,
+            })));
+        }
+        for (slot, target) in old.into_iter().filter(|(_, t)| **t != Operand::Sink) {
+            let d = self.register(ins, target, ty)?;
+            self.map(self.isa.one(|a: u32| a), d, false, &[slot]);
+        }
         Ok(())
     }
 
@@ -268,59 +306,6 @@ impl<'a> Decoder<'a> {
         })));
         Ok(())
     }
-}
-
-/// Adds pairs of 16-bit floats.
-fn add_pairs(old: u64, a: u64, add: fn(u16, u16) -> u16) -> u64 {
-    let part = |shift: u32| u64::from(add((old >> shift) as u16, (a >> shift) as u16)) << shift;
-    part(0) | part(16)
-}
-
-fn add_f16(a: u16, b: u16) -> u16 {
-    f32_to_f16(f16_to_f32(a) + f16_to_f32(b))
-}
-
-fn add_bf16(a: u16, b: u16) -> u16 {
-    f32_to_bf16(bf16_to_f32(a) + bf16_to_f32(b))
-}
-
-/// Flushes a subnormal to zero, keeping its sign.
-fn flush(x: f32) -> f32 {
-    if x.is_subnormal() {
-        0f32.copysign(x)
-    } else {
-        x
-    }
-}
-
-fn update(name: &str, ty: Type) -> Option<Update> {
-    let wide = is_wide(ty);
-    Some(Update(match (name, ty) {
-        ("add", Type::F32) => |old, a, _| {
-            let sum = flush(f32::from_bits(old as u32)) + flush(f32::from_bits(a as u32));
-            flush(canonical(sum)).to_bits().into()
-        },
-        ("add", Type::F64) => |old, a, _| (f64::from_bits(old) + f64::from_bits(a)).to_bits(),
-        ("add", Type::F16) => |old, a, _| add_f16(old as u16, a as u16).into(),
-        ("add", Type::Bf16) => |old, a, _| add_bf16(old as u16, a as u16).into(),
-        ("add", Type::F16x2) => |old, a, _| add_pairs(old, a, add_f16),
-        ("add", Type::Bf16x2) => |old, a, _| add_pairs(old, a, add_bf16),
-        ("add", Type::U32 | Type::S32 | Type::U64) => |old, a, _| old.wrapping_add(a),
-        ("min", Type::S32) => |old, a, _| (old as i32).min(a as i32) as u32 as u64,
-        ("max", Type::S32) => |old, a, _| (old as i32).max(a as i32) as u32 as u64,
-        ("min", Type::S64) => |old, a, _| (old as i64).min(a as i64) as u64,
-        ("max", Type::S64) => |old, a, _| (old as i64).max(a as i64) as u64,
-        ("min", Type::U32 | Type::U64) => |old, a, _| old.min(a),
-        ("max", Type::U32 | Type::U64) => |old, a, _| old.max(a),
-        ("and", Type::B32 | Type::B64) => |old, a, _| old & a,
-        ("or", Type::B32 | Type::B64) => |old, a, _| old | a,
-        ("xor", Type::B32 | Type::B64) => |old, a, _| old ^ a,
-        ("exch", _) if ty.bytes() == 4 || wide => |_, a, _| a,
-        ("cas", _) if matches!(ty.bytes(), 2 | 4 | 8) => |old, a, b| if old == a { b } else { old },
-        ("inc", Type::U32) => |old, a, _| if old >= a { 0 } else { old + 1 },
-        ("dec", Type::U32) => |old, a, _| if old == 0 || old > a { a } else { old - 1 },
-        _ => return None,
-    }))
 }
 
 /// The constant slots of a list of registers, as instructions with fragments take them.

@@ -1,14 +1,17 @@
 //! From parsed instructions to operations.
 //!
-//! A program is a kernel and every device function that it calls, each once: registers and frames are static, so
-//! recursion is refused. Constants and special registers get slots like registers, so that an operation's operands
+//! A program is a kernel and every device function that it calls, by name or by address, each once: registers and
+//! frames are static, so recursion is refused. Constants and special registers get slots like registers, so that an operation's operands
 //! are slots and nothing else. A modifier that an instruction does not know is an error, never ignored.
 
 mod arith;
+mod call;
 mod collective;
 mod compare;
 mod control;
 mod convert;
+mod convert_integer;
+mod convert_packed;
 mod float;
 mod float_ops;
 mod function;
@@ -16,6 +19,7 @@ mod integer;
 mod matrix;
 mod memory;
 mod operands;
+mod update;
 
 use std::collections::HashMap;
 
@@ -29,6 +33,8 @@ use crate::ptx::{Function, Instruction, Module, PtxError};
 const MAX_SLOTS: u32 = 1 << 17;
 /// Local memory of a thread (the hardware's limit).
 const MAX_FRAME: u64 = 512 << 10;
+
+pub use call::function_address;
 
 type Result<T> = std::result::Result<T, PtxError>;
 

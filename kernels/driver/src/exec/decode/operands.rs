@@ -189,6 +189,9 @@ impl<'a> Decoder<'a> {
 
     fn module_symbol(&mut self, ins: &Ins<'_>, name: &str) -> Result<(Space, u64)> {
         let Some(v) = self.module.variables.iter().find(|v| v.name == name) else {
+            if let Some(address) = super::function_address(self.module, name) {
+                return Ok((Space::Global, address));
+            }
             return Err(ins.error(format!("{name} is not declared")));
         };
         match v.space {

@@ -6,10 +6,13 @@
 //! range is used up, so that a use after free is recognised. Allocations are 256-byte aligned and at least 256 bytes
 //! apart.
 
-use std::collections::BTreeMap;
+mod table;
+
 use std::sync::Mutex;
 
 use memmap2::{MmapOptions, MmapRaw, UncheckedAdvice};
+
+use table::Table;
 
 const ALIGN: u64 = 256;
 const GUARD: u64 = 256;
@@ -95,17 +98,6 @@ pub struct Memory {
     data: MmapRaw,
     shadow: Option<MmapRaw>,
     table: Mutex<Table>,
-}
-
-/// Offsets from the base throughout. A range in `free` or `quarantine` includes its guard.
-#[derive(Default)]
-struct Table {
-    live: BTreeMap<u64, u64>,
-    free: BTreeMap<u64, u64>,
-    quarantine: BTreeMap<u64, u64>,
-    /// First offset never handed out.
-    top: u64,
-    used: u64,
 }
 
 fn span(bytes: u64) -> u64 {
@@ -420,49 +412,6 @@ impl Memory {
                     .write_bytes(value, bytes as usize)
             };
         }
-    }
-}
-
-impl Table {
-    /// Finds a range of `bytes`: fresh addresses first when `fresh`, freed ones first otherwise.
-    fn take(&mut self, bytes: u64, end: u64, fresh: bool) -> Option<u64> {
-        let unused = bytes <= end - self.top;
-        if !(fresh && unused)
-            && let Some(offset) = self.take_free(bytes)
-        {
-            return Some(offset);
-        }
-        if unused {
-            self.top += bytes;
-            return Some(self.top - bytes);
-        }
-        for (offset, bytes) in std::mem::take(&mut self.quarantine) {
-            self.release(offset, bytes);
-        }
-        self.take_free(bytes)
-    }
-
-    fn take_free(&mut self, bytes: u64) -> Option<u64> {
-        let (&offset, &size) = self.free.iter().find(|&(_, &size)| size >= bytes)?;
-        self.free.remove(&offset);
-        if size > bytes {
-            self.free.insert(offset + bytes, size - bytes);
-        }
-        Some(offset)
-    }
-
-    /// Returns a range to the free ones, joined with its neighbours.
-    fn release(&mut self, mut offset: u64, mut bytes: u64) {
-        if let Some((&before, &size)) = self.free.range(..offset).next_back()
-            && before + size == offset
-        {
-            self.free.remove(&before);
-            (offset, bytes) = (before, size + bytes);
-        }
-        if let Some(size) = self.free.remove(&(offset + bytes)) {
-            bytes += size;
-        }
-        self.free.insert(offset, bytes);
     }
 }
 
