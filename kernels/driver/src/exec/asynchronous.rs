@@ -58,7 +58,7 @@ impl Block<'_> {
         let from = &from.a;
         let (shared, global) = (self.region(Space::Shared), self.region(Space::Global));
         self.in_bounds(warp, &shared, &to, pc)?;
-        let mut copies = CHECK.then(|| Box::new(Copies::new(mask, copy.bytes as usize, pc)));
+        let mut copies = CHECK.then(|| Copies::new(mask, copy.bytes as usize, pc));
         for l in lanes(mask) {
             let read = source_bytes(warp, l);
             let mut data = [0; 16];

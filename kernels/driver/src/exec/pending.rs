@@ -31,28 +31,25 @@ impl Copies {
     }
 
     /// Takes the lanes of a mask out; `None` if there are none.
-    fn take(&mut self, mask: u32) -> Option<Box<Copies>> {
+    fn take(&mut self, mask: u32) -> Option<Copies> {
         let taken = self.mask & mask;
         self.mask &= !mask;
-        (taken != 0).then(|| {
-            Box::new(Copies {
-                mask: taken,
-                ..self.clone()
-            })
+        (taken != 0).then(|| Copies {
+            mask: taken,
+            ..self.clone()
         })
     }
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct Pending {
-    #[expect(clippy::vec_box, reason = "copies are big and move from list to list")]
-    open: Vec<Box<Copies>>,
+    open: Vec<Copies>,
     /// Oldest first: the lanes that committed the group together, and its copies.
-    groups: VecDeque<(u32, Vec<Box<Copies>>)>,
+    groups: VecDeque<(u32, Vec<Copies>)>,
 }
 
 impl Pending {
-    pub fn issue(&mut self, copies: Box<Copies>) {
+    pub fn issue(&mut self, copies: Copies) {
         self.open.push(copies);
     }
 
@@ -63,7 +60,7 @@ impl Pending {
 
     /// Takes what has landed once at most `allowed` groups of each lane are pending; `None`: everything, committed or
     /// not.
-    pub fn wait(&mut self, mask: u32, allowed: Option<u32>) -> Vec<Box<Copies>> {
+    pub fn wait(&mut self, mask: u32, allowed: Option<u32>) -> Vec<Copies> {
         let Some(allowed) = allowed else {
             self.commit(mask);
             return self.wait(mask, Some(0));
@@ -74,7 +71,7 @@ impl Pending {
             let mut done = 0;
             for (lane, seen) in seen.iter_mut().enumerate() {
                 let takes_part = (mask & *lanes) >> lane & 1;
-                done |= u32::from(*seen >= allowed) * takes_part << lane;
+                done |= (u32::from(*seen >= allowed) * takes_part) << lane;
                 *seen += takes_part;
             }
             if done != 0 {
@@ -89,8 +86,7 @@ impl Pending {
 }
 
 /// Takes the copies of a mask's lanes out of a list.
-#[expect(clippy::vec_box, reason = "copies are big and move from list to list")]
-fn take(copies: &mut Vec<Box<Copies>>, mask: u32) -> Vec<Box<Copies>> {
+fn take(copies: &mut Vec<Copies>, mask: u32) -> Vec<Copies> {
     if copies.iter().all(|c| c.mask & !mask == 0) {
         return std::mem::take(copies);
     }
@@ -108,7 +104,7 @@ mod tests {
         let copy = |target: u32| {
             let mut copies = Copies::new(3, 4, 0);
             copies.target[..2].copy_from_slice(&[target, 10 + target]);
-            Box::new(copies)
+            copies
         };
         let mut p = Pending::default();
         for target in 0..3 {
@@ -116,7 +112,7 @@ mod tests {
             p.commit(3);
         }
         p.issue(copy(3));
-        let targets = |landed: Vec<Box<Copies>>| -> Vec<u32> {
+        let targets = |landed: Vec<Copies>| -> Vec<u32> {
             let all = landed.iter().flat_map(|c| {
                 let lanes = (0..2).filter(|l| c.mask >> l & 1 != 0);
                 lanes.map(|l| c.target[l])
