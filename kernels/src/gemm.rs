@@ -40,7 +40,7 @@ const TEMPLATE: Template = Template {
             "gemm_epilogue.ptx",
             include_str!("../ptx/gemm_epilogue.ptx"),
         ),
-        ("activation.ptx", include_str!("../ptx/activation.ptx")),
+        ("math.ptx", include_str!("../ptx/math.ptx")),
     ],
 };
 

@@ -7,6 +7,7 @@
 mod error;
 pub mod gemm;
 mod kernels;
+pub mod philox;
 pub mod registry;
 pub mod template;
 

@@ -2,6 +2,7 @@
 
 use crate::KernelError;
 use crate::gemm::{Activation, Loader, Major, Output, Tile, Type, Variant};
+use crate::philox::Distribution;
 use crate::template::Ptx;
 
 /// A kernel of some family.
@@ -23,7 +24,15 @@ pub struct Entry {
 /// # Errors
 /// A template does not expand.
 pub fn entries() -> Result<Vec<Entry>, KernelError> {
-    gemm().iter().map(entry).collect()
+    let philox = Distribution::ALL.into_iter().map(|distribution| {
+        Ok(Entry {
+            name: distribution.kernel(),
+            ptx: distribution.expand()?,
+            threads: distribution.threads(),
+            shared: 0,
+        })
+    });
+    gemm().iter().map(entry).chain(philox).collect()
 }
 
 fn entry(variant: &Variant) -> Result<Entry, KernelError> {

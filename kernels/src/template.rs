@@ -8,6 +8,8 @@
 //! xor(i, j)    exclusive or of two whole numbers, for permuted addresses
 //! ```
 //!
+//! A vector is written `{ %a, %b}`: `{%` opens a tag.
+//!
 //! Every line of the expanded text remembers the template's line that it comes from ([`Ptx::origin`]), the innermost one
 //! where macros nest; blank lines are left out.
 
