@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs tinygrad's own tests on the driver, once with each renderer. Wants a checkout of tinygrad, and from PyPI
-# nvidia-cuda-nvrtc, nvidia-cuda-runtime, pytest, numpy, hypothesis and torch (the reference) in the Python it is run with.
+# Runs tinygrad's own tests on the driver, once with each renderer. Wants a checkout of tinygrad, clang (CC names another
+# one), and from PyPI nvidia-cuda-nvrtc, nvidia-cuda-runtime, pytest, numpy, hypothesis and torch (the reference) in the
+# Python it is run with. A fault kills the process's context, so that the tests after one fail too: run those alone.
 #
 #   cargo build --release -p deltaw-driver && tests/tinygrad.sh CHECKOUT [PYTEST ARGUMENTS...]
 set -euo pipefail

@@ -97,6 +97,17 @@ const BF16: Format<u16> = Format {
     value: |x| bf16::from_bits(x).to_f64(),
     unit: 1.0 / 256.0,
 };
+const I8: Format<i8> = Format {
+    round: |x| (32.0 * x) as i8,
+    value: f64::from,
+    unit: 0.0,
+};
+const I32: Format<i32> = Format {
+    round: |x| x as i32,
+    value: f64::from,
+    unit: 0.0,
+};
+
 fn add(directory: &Path) -> Result {
     let mut p = open(directory, "add")?;
     let n = 3001;
@@ -299,6 +310,10 @@ fn products(directory: &Path) -> Result {
         (&F32, &F32),
         single(64),
     )
+}
+
+fn integer_products(directory: &Path) -> Result {
+    product(directory, "matmul_i8", [75, 80, 96], 64, (&I8, &I32), 0.0)
 }
 
 /// Attention of two heads against softmax(q kᵀ / 8) v in f64.
@@ -546,7 +561,7 @@ macro_rules! cases {
     };
 }
 
-cases! { add softmax layer_norm products attentions histogram scans dropout transpose unary }
+cases! { add softmax layer_norm products integer_products attentions histogram scans dropout transpose unary }
 
 /// What the installed Triton makes of the same kernels.
 #[test]

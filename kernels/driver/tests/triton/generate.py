@@ -43,6 +43,7 @@ PROGRAMS = {
     "matmul_bf16_4": ("matmul", "*bf16 *bf16 *bf16 i32 =i32 =i32 =i32 =i32 =i32", {**TILES, "BM": 128}, {"num_stages": 4, "num_warps": 8}),
     "matmul_f16": ("matmul", "*fp16 *fp16 *fp16 i32 =i32 =i32 =i32 =i32 =i32", {**TILES, "SUM": "fp16"}, {"num_stages": 3}),
     "matmul_tf32": ("matmul", "*fp32 *fp32 *fp32 i32 i32 i32 =i32 =i32 =i32", TILES, {"num_stages": 3}),
+    "matmul_i8": ("matmul", "*i8 *i8 *i32 i32 =i32 =i32 =i32 =i32 =i32", {**TILES, "SUM": "int32"}, {"num_stages": 3}),
     "attention": ("attention", "*fp16 *fp16 *fp16 *fp16 i32 fp32", {**HEADS, "CAUSAL": False}, {"num_stages": 3}),
     "attention_causal": ("attention", "*bf16 *bf16 *bf16 *bf16 i32 fp32", {**HEADS, "CAUSAL": True}, {"num_stages": 2}),
     "histogram": ("histogram", "*i32 *i32 *i32 i32", {"BLOCK": 512}, {}),
