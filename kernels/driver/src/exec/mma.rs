@@ -55,7 +55,7 @@ impl Sum for i64 {
 }
 
 macro_rules! elements {
-    ($($(#[$doc:meta])* $name:ident: $n:literal in a word, as $sum:ty, $get:expr;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident: $n:literal in a word, as $sum:ty, |$word:ident, $i:ident| $get:expr;)*) => {$(
         $(#[$doc])*
         pub struct $name;
         impl Element for $name {
@@ -64,9 +64,8 @@ macro_rules! elements {
             type Tile = [$sum; 32 * $n];
             const ZEROS: Self::Tile = [0 as $sum; 32 * $n];
             #[inline(always)]
-            fn get(word: u32, i: usize) -> $sum {
-                let get: fn(u32, usize) -> $sum = $get;
-                get(word, i)
+            fn get($word: u32, $i: usize) -> $sum {
+                $get
             }
         }
     )*};
@@ -75,7 +74,7 @@ elements! {
     F16: 2 in a word, as f32, |word, i| super::float16::f16_to_f32((word >> (16 * i)) as u16);
     Bf16: 2 in a word, as f32, |word, i| f32::from_bits(word >> (16 * i) << 16);
     /// The 13 bits below tf32's are ignored.
-    Tf32: 1 in a word, as f32, |word, _| f32::from_bits(word & !0x1fff);
+    Tf32: 1 in a word, as f32, |word, _i| f32::from_bits(word & !0x1fff);
     S8: 4 in a word, as i64, |word, i| (word >> (8 * i)) as i8 as i64;
     U8: 4 in a word, as i64, |word, i| (word >> (8 * i)) as u8 as i64;
     S4: 8 in a word, as i64, |word, i| ((word << (28 - 4 * i)) as i32 >> 28) as i64;
@@ -126,7 +125,7 @@ impl Accumulator for InF16 {
 }
 
 macro_rules! integers {
-    ($($name:ident: $put:expr;)*) => {$(
+    ($($name:ident: |$x:ident| $put:expr;)*) => {$(
         impl Accumulator for $name {
             type Sum = i64;
             const REGISTERS: usize = 2;
@@ -136,8 +135,7 @@ macro_rules! integers {
             }
             #[inline(always)]
             fn put(pair: [i64; 2]) -> [u32; 2] {
-                let put: fn(i64) -> i32 = $put;
-                pair.map(|x| put(x) as u32)
+                pair.map(|$x| ($put) as u32)
             }
         }
     )*};
