@@ -53,7 +53,12 @@ fn wanted(distribution: Distribution, words: [u32; 4], i: usize) -> (f64, f64) {
             let u = (w0 + 0.5) / 2f64.powi(32);
             let radius = (-2.0 * u.ln()).sqrt();
             let angle = TAU * w1 / 2f64.powi(32);
-            let z = radius * if i.is_multiple_of(2) { angle.cos() } else { angle.sin() };
+            let z = radius
+                * if i.is_multiple_of(2) {
+                    angle.cos()
+                } else {
+                    angle.sin()
+                };
             // With e = 2⁻²⁴: u is rounded twice, by 2e of it, which moves ln u by 2e; ln itself errs by 2e of its size, √ by
             // half of its argument's relative error and e. The angle is rounded thrice, by 3e of at most π/4; sin and cos
             // err by 3e, the product by e.
