@@ -8,12 +8,16 @@ use std::process::Command;
 use compilers::Result;
 use compilers::tools::{self, PTXAS};
 
-/// The PTX files below a directory, build outputs aside.
+/// The PTX files below a directory, build outputs and the kernels' templates aside: the tests of the kernels assemble what those
+/// expand to.
 fn texts(directory: &Path, found: &mut Vec<PathBuf>) -> Result {
     for entry in directory.read_dir()? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default();
-        if path.is_dir() && name != "target" && name != ".git" {
+        if path.is_dir() && (name == "target" || name == ".git" || path.ends_with("kernels/ptx")) {
+            continue;
+        }
+        if path.is_dir() {
             texts(&path, found)?;
         } else if path.extension().is_some_and(|ending| ending == "ptx") {
             found.push(path);
