@@ -106,7 +106,8 @@ impl Accumulator for InF32 {
     }
     #[inline(always)]
     fn put(pair: [f32; 2]) -> [u32; 2] {
-        pair.map(|x| super::float16::canonical(x).to_bits())
+        let put = |x| super::float16::canonical(x).to_bits();
+        [put(pair[0]), put(pair[1])]
     }
 }
 
@@ -119,8 +120,8 @@ impl Accumulator for InF16 {
     }
     #[inline(always)]
     fn put(pair: [f32; 2]) -> [u32; 2] {
-        let [low, high] = pair.map(|x| u32::from(super::float16::f32_to_f16(x)));
-        [low | high << 16, 0]
+        let put = |x| u32::from(super::float16::f32_to_f16(x));
+        [put(pair[0]) | put(pair[1]) << 16, 0]
     }
 }
 
@@ -135,7 +136,8 @@ macro_rules! integers {
             }
             #[inline(always)]
             fn put(pair: [i64; 2]) -> [u32; 2] {
-                pair.map(|$x| ($put) as u32)
+                let put = |$x: i64| ($put) as u32;
+                [put(pair[0]), put(pair[1])]
             }
         }
     )*};
@@ -147,6 +149,10 @@ integers! {
 
 /// One product of 16x8, K inner steps: the upper and the lower 8x8 sums, row by row.
 #[inline(always)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "of iterators so deep in one function some stay calls, and the loops scalar"
+)]
 unsafe fn tile<
     const K: usize,
     A: Element,
@@ -163,40 +169,41 @@ unsafe fn tile<
     let width = 4 * A::PER_WORD;
     // B's transpose lies row by row in its registers: a word holds elements of one column.
     let mut right = [[A::Sum::default(); N]; K];
-    for (r, &slot) in b.iter().take(K / width).enumerate() {
-        let words = words(slot);
+    for r in 0..K / width {
+        let words = words(b[r]);
         for t in 0..4 {
-            let column: [u32; N] = std::array::from_fn(|n| words[4 * n + t]);
             for e in 0..A::PER_WORD {
-                right[r * width + t * A::PER_WORD + e] = column.map(|word| B::get(word, e));
+                let row = &mut right[r * width + t * A::PER_WORD + e];
+                for n in 0..N {
+                    row[n] = B::get(words[4 * n + t], e);
+                }
             }
         }
     }
     let mut sums = [[A::Sum::default(); 8 * N]; 2];
-    for (half, sum) in sums.iter_mut().enumerate() {
-        let first = half * C::REGISTERS;
-        let [low, high] = [c[first], c[first + C::REGISTERS - 1]].map(words);
-        for (lane, pair) in sum.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+    for half in 0..2 {
+        let (sum, first) = (&mut sums[half], half * C::REGISTERS);
+        let (low, high) = (words(c[first]), words(c[first + C::REGISTERS - 1]));
+        for lane in 0..32 {
             let words = [low[lane], high[lane]];
-            *pair = [C::get(words, 0), C::get(words, 1)];
+            sum[2 * lane] = C::get(words, 0);
+            sum[2 * lane + 1] = C::get(words, 1);
         }
         for r in 0..K / width {
             // A tile of A lies row by row in its register.
-            let mut left = A::ZEROS;
-            let left = left.as_mut();
-            for (elements, &word) in left
-                .chunks_exact_mut(A::PER_WORD)
-                .zip(words(a[2 * r + half]))
-            {
-                for (e, element) in elements.iter_mut().enumerate() {
-                    *element = A::get(word, e);
+            let mut tile = A::ZEROS;
+            let (left, words) = (tile.as_mut(), words(a[2 * r + half]));
+            for lane in 0..32 {
+                for e in 0..A::PER_WORD {
+                    left[lane * A::PER_WORD + e] = A::get(words[lane], e);
                 }
             }
-            for (k, right) in right[r * width..].iter().take(width).enumerate() {
-                for (row, sum) in sum.as_chunks_mut::<N>().0.iter_mut().enumerate() {
+            for k in 0..width {
+                let right = &right[r * width + k];
+                for row in 0..8 {
                     let x = left[row * width + k];
-                    for (s, &y) in sum.iter_mut().zip(right) {
-                        *s = A::Sum::fma(x, y, *s);
+                    for n in 0..N {
+                        sum[row * N + n] = A::Sum::fma(x, right[n], sum[row * N + n]);
                     }
                 }
             }
@@ -207,14 +214,18 @@ unsafe fn tile<
 
 /// Writes a tile's sums into D's registers.
 #[inline(always)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "of iterators so deep in one function some stay calls, and the loops scalar"
+)]
 unsafe fn write<C: Accumulator>(regs: *mut Lanes, d: &[Slot], sums: &[[C::Sum; 8 * N]; 2]) {
-    for (half, sum) in sums.iter().enumerate() {
-        for (lane, &pair) in sum.as_chunks::<2>().0.iter().enumerate() {
-            let words = C::put(pair);
-            for (i, word) in words.into_iter().enumerate().take(C::REGISTERS) {
+    for half in 0..2 {
+        for lane in 0..32 {
+            let words = C::put([sums[half][2 * lane], sums[half][2 * lane + 1]]);
+            for i in 0..C::REGISTERS {
                 let slot = d[half * C::REGISTERS + i] as usize;
                 // SAFETY: the caller's promise.
-                unsafe { (*regs.add(slot)).0[lane] = word };
+                unsafe { (*regs.add(slot)).0[lane] = words[i] };
             }
         }
     }
