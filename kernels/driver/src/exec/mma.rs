@@ -149,10 +149,6 @@ integers! {
 
 /// One product of 16x8, K inner steps: the upper and the lower 8x8 sums, row by row.
 #[inline(always)]
-#[expect(
-    clippy::needless_range_loop,
-    reason = "of iterators so deep in one function some stay calls, and the loops scalar"
-)]
 unsafe fn tile<
     const K: usize,
     A: Element,
@@ -167,6 +163,7 @@ unsafe fn tile<
     // SAFETY: the caller's promise for every slot.
     let words = |slot: Slot| unsafe { &(*regs.add(slot as usize)).0 };
     let width = 4 * A::PER_WORD;
+    // Loops over indices here and below: of iterators so deep in one function some stay calls, and the loops scalar.
     // B's transpose lies row by row in its registers: a word holds elements of one column.
     let mut right = [[A::Sum::default(); N]; K];
     for r in 0..K / width {
@@ -214,10 +211,6 @@ unsafe fn tile<
 
 /// Writes a tile's sums into D's registers.
 #[inline(always)]
-#[expect(
-    clippy::needless_range_loop,
-    reason = "of iterators so deep in one function some stay calls, and the loops scalar"
-)]
 unsafe fn write<C: Accumulator>(regs: *mut Lanes, d: &[Slot], sums: &[[C::Sum; 8 * N]; 2]) {
     for half in 0..2 {
         for lane in 0..32 {
