@@ -277,34 +277,25 @@ impl<P: Producer> Op for Produced<P> {
                 .iter_mut()
                 .map(Tensor::as_mut_slice)
                 .collect::<Result<_>>()?;
-            for range in self.panels(size.m, size.n) {
-                let mut room = None;
-                let panel = Panel {
-                    first: range.start,
-                    rows: range.len(),
-                    n: size.n,
-                    weight: rows(w, &range, &mut room)?,
-                    params: &values,
-                };
-                let mut g = scratch(&[range.len(), size.n], w.device())?;
+            self.each_rows(w, &values, size, |panel| {
                 let dims = Dims {
-                    m: range.len(),
+                    m: panel.rows,
                     n: size.n,
                     k: size.tokens,
                 };
+                let dy = out.get(panel.first..).unwrap_or_default();
+                let mut g = scratch(&[panel.rows, size.n], w.device())?;
                 let g = g.as_mut_slice::<f32>()?;
                 gemm(
                     dims,
                     PLAIN,
-                    (
-                        out.get(range.start..).unwrap_or_default(),
-                        Strides::transposed(size.m),
-                    ),
+                    (dy, Strides::transposed(size.m)),
                     (x, Strides::row_major(size.n)),
                     (&mut *g, size.n),
                 );
                 self.producer.contract(prepared, panel, g, &mut targets);
-            }
+                Ok(())
+            })?;
             for (i, gradient) in made.into_iter().enumerate() {
                 if grads.needs(2 + i) {
                     grads.add(2 + i, gradient)?;
@@ -326,6 +317,27 @@ fn tail(slice: &mut [f32], first: usize) -> &mut [f32] {
 }
 
 impl<P: Producer> Produced<P> {
+    /// Hands rows of W to `use_them`, panel after panel.
+    fn each_rows(
+        &self,
+        w: &Tensor,
+        params: &[&[f32]],
+        size: Sizes,
+        mut use_them: impl FnMut(Panel) -> Result<()>,
+    ) -> Result<()> {
+        for range in self.panels(size.m, size.n) {
+            let mut room = None;
+            use_them(Panel {
+                first: range.start,
+                rows: range.len(),
+                n: size.n,
+                weight: rows(w, &range, &mut room)?,
+                params,
+            })?;
+        }
+        Ok(())
+    }
+
     /// Hands rows of W + ΔW to `use_them`, panel after panel.
     fn each_panel(
         &self,
@@ -335,22 +347,13 @@ impl<P: Producer> Produced<P> {
         mut use_them: impl FnMut(Panel, &[f32]) -> Result<()>,
     ) -> Result<()> {
         let prepared = self.prepared(size, params)?;
-        for range in self.panels(size.m, size.n) {
-            let mut room = None;
-            let panel = Panel {
-                first: range.start,
-                rows: range.len(),
-                n: size.n,
-                weight: rows(w, &range, &mut room)?,
-                params,
-            };
-            let mut made = scratch(&[range.len(), size.n], w.device())?;
+        self.each_rows(w, params, size, |panel| {
+            let mut made = scratch(&[panel.rows, size.n], w.device())?;
             let out = made.as_mut_slice::<f32>()?;
             out.copy_from_slice(panel.weight);
             self.producer.produce(prepared, panel, out);
-            use_them(panel, out)?;
-        }
-        Ok(())
+            use_them(panel, out)
+        })
     }
 }
 
