@@ -171,39 +171,47 @@ impl Lanes for Ymm {
 
     #[inline(always)]
     unsafe fn zero() -> __m256 {
-        // SAFETY: the caller's, here and below.
+        // SAFETY: the caller's.
         unsafe { _mm256_setzero_ps() }
     }
     #[inline(always)]
     unsafe fn splat(p: *const f32) -> __m256 {
+        // SAFETY: the caller's.
         unsafe { _mm256_set1_ps(*p) }
     }
     #[inline(always)]
     unsafe fn load(p: *const f32) -> __m256 {
+        // SAFETY: the caller's.
         unsafe { _mm256_loadu_ps(p) }
     }
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: __m256) {
+        // SAFETY: the caller's.
         unsafe { _mm256_storeu_ps(p, v) }
     }
     #[inline(always)]
     unsafe fn load_part(p: *const f32, n: usize) -> __m256 {
+        // SAFETY: the caller's.
         unsafe { _mm256_maskload_ps(p, mask8(n)) }
     }
     #[inline(always)]
     unsafe fn store_part(p: *mut f32, n: usize, v: __m256) {
+        // SAFETY: the caller's.
         unsafe { _mm256_maskstore_ps(p, mask8(n), v) }
     }
     #[inline(always)]
     unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
+        // SAFETY: the caller's.
         unsafe { _mm256_fmadd_ps(a, b, c) }
     }
     #[inline(always)]
     unsafe fn sums(v: &[__m256; 8]) -> [f32; 8] {
+        // SAFETY: the caller's.
         unsafe { sums8(v) }
     }
     #[inline(always)]
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: the caller's.
         unsafe { transpose8(from, from_stride, to, to_stride) }
     }
 }
@@ -221,31 +229,37 @@ impl Lanes for Zmm {
 
     #[inline(always)]
     unsafe fn zero() -> __m512 {
-        // SAFETY: the caller's, here and below.
+        // SAFETY: the caller's.
         unsafe { _mm512_setzero_ps() }
     }
     #[inline(always)]
     unsafe fn splat(p: *const f32) -> __m512 {
+        // SAFETY: the caller's.
         unsafe { _mm512_set1_ps(*p) }
     }
     #[inline(always)]
     unsafe fn load(p: *const f32) -> __m512 {
+        // SAFETY: the caller's.
         unsafe { _mm512_loadu_ps(p) }
     }
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: __m512) {
+        // SAFETY: the caller's.
         unsafe { _mm512_storeu_ps(p, v) }
     }
     #[inline(always)]
     unsafe fn load_part(p: *const f32, n: usize) -> __m512 {
+        // SAFETY: the caller's.
         unsafe { _mm512_maskz_loadu_ps((1u16 << n) - 1, p) }
     }
     #[inline(always)]
     unsafe fn store_part(p: *mut f32, n: usize, v: __m512) {
+        // SAFETY: the caller's.
         unsafe { _mm512_mask_storeu_ps(p, (1u16 << n) - 1, v) }
     }
     #[inline(always)]
     unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: the caller's.
         unsafe { _mm512_fmadd_ps(a, b, c) }
     }
     #[inline(always)]
@@ -261,6 +275,7 @@ impl Lanes for Zmm {
     }
     #[inline(always)]
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: the caller's.
         unsafe { transpose8(from, from_stride, to, to_stride) }
     }
 }
