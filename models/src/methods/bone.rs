@@ -7,6 +7,7 @@ use deltaw_engine::ops::block_affine::BlockAffine;
 use deltaw_engine::prelude::*;
 use serde_json::json;
 
+use super::produced::Produced;
 use super::{Adapted, Attached, Factor, Form, Method, Targets};
 
 /// A block-affine update.
@@ -28,42 +29,6 @@ impl Bone {
     }
 }
 
-/// `W_ij·R_i + R_i`.
-struct Blocks {
-    r: Param,
-}
-
-impl Delta for Blocks {
-    fn dense(&self, weight: &Tensor) -> Result<Tensor> {
-        let r = self.r.tensor();
-        BlockAffine {
-            block: r.last_dim(),
-        }
-        .dense(weight, &[&r])
-    }
-
-    fn linear(
-        &self,
-        _: &Context,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        if weight.requires_grad() {
-            return linear(x, &weight.add(&self.dense(weight)?)?, bias);
-        }
-        block_affine_linear(x, weight, bias, &self.r.tensor())
-    }
-}
-
-struct AttachedBone(Adapted);
-
-impl Attached for AttachedBone {
-    fn adapted(&self) -> &Adapted {
-        &self.0
-    }
-}
-
 impl Method for Bone {
     fn name(&self) -> String {
         format!("bone r={}", self.block)
@@ -81,12 +46,16 @@ impl Method for Bone {
         let mut adapted = Adapted::new(store, heads, settings);
         for site in sites {
             let shape = [site.out_features()?.div_ceil(r), r, r];
-            let r = store
+            let squares = store
                 .at(site.path())
                 .param("miss_block", &shape, Init::ZEROS)?;
-            let factors = vec![Factor::new("miss_block", Form::Whole, &r)];
-            adapted.add(&site, Arc::new(Blocks { r }), factors)?;
+            let factors = vec![Factor::new("miss_block", Form::Whole, &squares)];
+            let delta = Produced {
+                producer: BlockAffine { block: r },
+                params: vec![squares],
+            };
+            adapted.add(&site, Arc::new(delta), factors)?;
         }
-        Ok(Box::new(AttachedBone(adapted)))
+        Ok(Box::new(adapted))
     }
 }

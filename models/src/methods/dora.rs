@@ -69,14 +69,6 @@ impl Delta for Decomposed {
     }
 }
 
-struct AttachedDora(Adapted);
-
-impl Attached for AttachedDora {
-    fn adapted(&self) -> &Adapted {
-        &self.0
-    }
-}
-
 impl Method for Dora {
     fn name(&self) -> String {
         format!("dora r={}", self.rank)
@@ -110,6 +102,6 @@ impl Method for Dora {
                 factors,
             )?;
         }
-        Ok(Box::new(AttachedDora(adapted)))
+        Ok(Box::new(adapted))
     }
 }

@@ -41,14 +41,6 @@ impl Lora {
     }
 }
 
-struct AttachedLora(Adapted);
-
-impl Attached for AttachedLora {
-    fn adapted(&self) -> &Adapted {
-        &self.0
-    }
-}
-
 impl Method for Lora {
     fn name(&self) -> String {
         format!("lora r={}", self.rank)
@@ -67,6 +59,6 @@ impl Method for Lora {
             delta.dropout = self.dropout;
             adapted.add(&site, delta.shared(), delta.factors())?;
         }
-        Ok(Box::new(AttachedLora(adapted)))
+        Ok(Box::new(adapted))
     }
 }

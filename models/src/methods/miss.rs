@@ -77,14 +77,6 @@ impl Delta for Shards {
     }
 }
 
-struct AttachedMiss(Adapted);
-
-impl Attached for AttachedMiss {
-    fn adapted(&self) -> &Adapted {
-        &self.0
-    }
-}
-
 impl Method for Miss {
     fn name(&self) -> String {
         format!("miss r={}", self.rank)
@@ -108,6 +100,6 @@ impl Method for Miss {
             let factors = vec![Factor::new("miss_block", Form::Columns, &d)];
             adapted.add(&site, Arc::new(Shards { d }), factors)?;
         }
-        Ok(Box::new(AttachedMiss(adapted)))
+        Ok(Box::new(adapted))
     }
 }

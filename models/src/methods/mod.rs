@@ -13,6 +13,7 @@ pub mod lora;
 pub mod low_rank;
 pub mod miss;
 pub mod pissa;
+pub mod produced;
 pub mod selective;
 pub mod snell;
 pub mod targets;
@@ -88,5 +89,12 @@ pub trait Attached {
     /// None but those of the device.
     fn detach(&mut self) -> Result<()> {
         self.adapted().detach()
+    }
+}
+
+/// A method that does nothing during training is at work through its updates alone.
+impl Attached for Adapted {
+    fn adapted(&self) -> &Adapted {
+        self
     }
 }

@@ -36,14 +36,6 @@ impl Pissa {
     }
 }
 
-struct AttachedPissa(Adapted);
-
-impl Attached for AttachedPissa {
-    fn adapted(&self) -> &Adapted {
-        &self.0
-    }
-}
-
 impl Method for Pissa {
     fn name(&self) -> String {
         format!("pissa r={}", self.rank)
@@ -64,7 +56,7 @@ impl Method for Pissa {
             let residual = no_grad(|| self.split(&site, &delta))?;
             adapted.add_on(&site, &residual, delta.shared(), delta.factors())?;
         }
-        Ok(Box::new(AttachedPissa(adapted)))
+        Ok(Box::new(adapted))
     }
 }
 

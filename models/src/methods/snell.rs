@@ -7,6 +7,7 @@ use deltaw_engine::ops::kernelized::{Competition, Kernel, Values};
 use deltaw_engine::prelude::*;
 use serde_json::json;
 
+use super::produced::Produced;
 use super::{Adapted, Attached, Factor, Form, Method, Targets};
 
 /// A kernelized-sparse update.
@@ -37,41 +38,6 @@ impl Snell {
             values: Values::Soft,
             targets: Targets::default(),
         }
-    }
-}
-
-struct Kernelized {
-    a: Param,
-    b: Param,
-    update: KernelizedSparse,
-}
-
-impl Delta for Kernelized {
-    fn dense(&self, weight: &Tensor) -> Result<Tensor> {
-        self.update
-            .dense(weight, &[&self.a.tensor(), &self.b.tensor()])
-    }
-
-    fn linear(
-        &self,
-        _: &Context,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        if weight.requires_grad() {
-            return linear(x, &weight.add(&self.dense(weight)?)?, bias);
-        }
-        let factors = (&self.a.tensor(), &self.b.tensor());
-        kernelized_sparse_linear(x, weight, bias, factors, self.update)
-    }
-}
-
-struct AttachedSnell(Adapted);
-
-impl Attached for AttachedSnell {
-    fn adapted(&self) -> &Adapted {
-        &self.0
     }
 }
 
@@ -111,8 +77,12 @@ impl Method for Snell {
                 Factor::new("snell_in", Form::Whole, &a),
                 Factor::new("snell_out", Form::Whole, &b),
             ];
-            adapted.add(&site, Arc::new(Kernelized { a, b, update }), factors)?;
+            let delta = Produced {
+                producer: update,
+                params: vec![a, b],
+            };
+            adapted.add(&site, Arc::new(delta), factors)?;
         }
-        Ok(Box::new(AttachedSnell(adapted)))
+        Ok(Box::new(adapted))
     }
 }

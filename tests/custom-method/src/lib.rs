@@ -6,8 +6,8 @@
 //! ΔW = diag(l − 1)·W      l = 1 at the start
 //! ```
 //!
-//! What has to be written is the update ([`Delta`]), where it goes ([`Method`]) and what it holds while it trains
-//! ([`Attached`]). Counting, merging, saving, loading and taking it off follow from that description.
+//! What has to be written is the update ([`Delta`]) and where it goes ([`Method`]); a method that also acts during training
+//! implements [`Attached`] itself. Counting, merging, saving, loading and taking it off follow from that description.
 
 use std::sync::Arc;
 
@@ -57,14 +57,6 @@ impl Delta for Factors {
     }
 }
 
-struct AttachedIa3(Adapted);
-
-impl Attached for AttachedIa3 {
-    fn adapted(&self) -> &Adapted {
-        &self.0
-    }
-}
-
 impl Method for Ia3 {
     fn name(&self) -> String {
         "ia3".into()
@@ -79,6 +71,6 @@ impl Method for Ia3 {
             let factors = vec![Factor::new("ia3_l", Form::Rows, &l)];
             adapted.add(&site, Arc::new(Factors { l }), factors)?;
         }
-        Ok(Box::new(AttachedIa3(adapted)))
+        Ok(Box::new(adapted))
     }
 }
