@@ -44,17 +44,25 @@ fn map_with<const K: usize>(
         simd::dispatch(
             #[inline(always)]
             || {
-                if (0..K).all(|k| step[k + 1] == 1) {
-                    let x: [&[f32]; K] =
-                        std::array::from_fn(|k| &sources[k][at[k + 1]..at[k + 1] + n]);
+                // Loops, not `array::from_fn`: its parts are functions that need not be inlined.
+                let mut v = [0.0; K];
+                if step[1..=K].iter().all(|&s| s == 1) {
+                    let mut x = sources;
+                    for k in 0..K {
+                        x[k] = &sources[k][at[k + 1]..at[k + 1] + n];
+                    }
                     for (i, y) in y.iter_mut().enumerate() {
-                        *y = f(std::array::from_fn(|k| x[k][i]));
+                        for k in 0..K {
+                            v[k] = x[k][i];
+                        }
+                        *y = f(v);
                     }
                 } else {
                     for (i, y) in y.iter_mut().enumerate() {
-                        *y = f(std::array::from_fn(|k| {
-                            sources[k][at[k + 1] + i * step[k + 1]]
-                        }));
+                        for k in 0..K {
+                            v[k] = sources[k][at[k + 1] + i * step[k + 1]];
+                        }
+                        *y = f(v);
                     }
                 }
             },
