@@ -135,6 +135,22 @@ unsafe fn copy<L: Lanes, B: Operand>(
     }
     for p in 0..k {
         let start = p * layout.rows + first * layout.cols;
+        if let (1, Some(b)) = (layout.cols, B::as_f32(b)) {
+            let from = b[start..start + columns].as_ptr();
+            for j in (0..columns).step_by(L::WIDTH) {
+                // SAFETY: elements of `from`, and whole registers of row p of the panel.
+                unsafe {
+                    let left = columns - j;
+                    let x = if left < L::WIDTH {
+                        L::load_part(from.add(j), left)
+                    } else {
+                        L::load(from.add(j))
+                    };
+                    L::store(to.add(p * stride + j), x);
+                }
+            }
+            continue;
+        }
         // SAFETY: row p of the panel.
         let row = unsafe { std::slice::from_raw_parts_mut(to.add(p * stride), stride) };
         if layout.cols == 1 {

@@ -55,17 +55,15 @@ impl Dots {
     unsafe fn tile<L: Lanes, const N: usize>(&self, first: usize, column: usize) {
         // SAFETY: the caller's.
         unsafe {
-            let a: [*const f32; DOT_ROWS] = std::array::from_fn(
-                #[inline(always)]
-                |i| self.a.add((first + i).min(self.rows - 1) * self.a_stride),
-            );
-            let b: [*const f32; N] = std::array::from_fn(
-                #[inline(always)]
-                |j| {
-                    self.b
-                        .add((column + j).min(self.columns - 1) * self.b_stride)
-                },
-            );
+            let (mut a, mut b) = ([self.a; DOT_ROWS], [self.b; N]);
+            for i in 0..DOT_ROWS {
+                a[i] = self.a.add((first + i).min(self.rows - 1) * self.a_stride);
+            }
+            for j in 0..N {
+                b[j] = self
+                    .b
+                    .add((column + j).min(self.columns - 1) * self.b_stride);
+            }
             let mut sum = [[L::zero(); 8]; DOT_ROWS];
             let whole = self.k / L::WIDTH * L::WIDTH;
             for p in (0..whole).step_by(L::WIDTH) {

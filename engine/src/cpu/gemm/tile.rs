@@ -32,11 +32,12 @@ pub(super) unsafe fn product<L: Lanes, const R: usize, const N: usize, const PAR
 ) -> [[L::V; N]; R] {
     // SAFETY: the caller's; rows stay below `a.count`.
     unsafe {
-        let rows: [*const f32; R] = std::array::from_fn(
-            #[inline(always)]
-            |i| a.start.add(i.min(a.count - 1) * a.row),
-        );
-        let mut sum = [[L::zero(); N]; R];
+        let mut rows = [a.start; R];
+        for i in 0..R {
+            rows[i] = a.start.add(i.min(a.count - 1) * a.row);
+        }
+        // A known 0 would be written to memory by `memset` and read back, once a tile.
+        let mut sum = [[L::splat(&std::hint::black_box(0.0)); N]; R];
         let (mut at, mut b_row) = (0, b.start);
         for _ in 0..k {
             let mut columns = [L::zero(); N];
