@@ -300,6 +300,43 @@ fn races_inside_a_warp() {
     );
 }
 
+/// An index beyond an allocation by up to its length never lands in the next one, nor before it in the last one.
+#[test]
+fn strays_between_neighbours() {
+    let body = |offset: i64| {
+        format!(
+            ".reg .b64 %rd; .reg .b32 %r;
+            ld.param.u64 %rd, [x];
+            ld.global.u32 %r, [%rd+{offset}];
+            st.global.u32 [%rd], %r; ret;"
+        )
+    };
+    let bytes = 300_000;
+    for offset in [-4, -1024, -bytes, bytes, bytes + 1024, 2 * bytes - 4] {
+        let text = module(".param .u64 x", &body(offset));
+        let device = Device::new(&text);
+        let all: Vec<u64> = (0..3)
+            .map(|_| device.upload(&vec![1u8; bytes as usize]))
+            .collect();
+        let fault = device
+            .launch("k", 1, 1, 0, &[Arg::U64(all[1])])
+            .unwrap_err();
+        let line = 1 + text
+            .lines()
+            .take_while(|line| !line.contains("ld.global"))
+            .count();
+        assert_eq!(
+            (fault.kind, fault.line as usize, fault.address),
+            (
+                FaultKind::OutOfBounds,
+                line,
+                Some(all[1].wrapping_add_signed(offset))
+            ),
+            "{fault}"
+        );
+    }
+}
+
 /// Compilers widen a load to a vector that runs over the end of an allocation where alignment keeps it from a fault. Its
 /// elements are initialised each for itself: what lies beyond may be read, not used.
 #[test]

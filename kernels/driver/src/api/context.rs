@@ -50,13 +50,14 @@ impl Context {
         config: &DeviceConfig,
         flags: u32,
     ) -> Outcome<Arc<Context>> {
-        // The memory reserves up to four times its capacity of addresses.
-        let span = (4 * config.memory).next_power_of_two().max(1 << 32);
-        let memory = Memory::new(MemoryConfig {
-            base: NEXT_BASE.fetch_add(span, Ordering::Relaxed),
+        let mut memory = MemoryConfig {
+            base: LOWEST_BASE,
             capacity: config.memory,
             shadow: config.checks.memory,
-        })?;
+        };
+        let span = memory.span().next_power_of_two();
+        memory.base = NEXT_BASE.fetch_add(span, Ordering::Relaxed);
+        let memory = Memory::new(memory)?;
         let handle = fresh();
         let context = Arc::new_cyclic(|weak| Context {
             handle,

@@ -2,23 +2,23 @@
 //!
 //! One address range is reserved up front and pages come into being when touched, so translating a device address is
 //! one subtraction and one comparison, and no kernel can reach memory outside of it. With the shadow on, every byte
-//! has a second one that says whether it is allocated and initialised; freed ranges are then not reused before the
-//! range is used up, so that a use after free is recognised. Allocations are 256-byte aligned and at least 256 bytes
-//! apart.
+//! has a second one that says whether it is allocated and initialised. Allocations then have red zones as large as
+//! themselves on both sides (64 KiB to 1 GiB), so that an access out of bounds does not land in a neighbour, and freed
+//! ranges are not reused before the addresses are used up, so that a use after free is recognised. Without the shadow
+//! they are 256 bytes apart. Addresses are multiples of 256.
 
+mod error;
 mod table;
 
 use std::sync::Mutex;
 
 use memmap2::{MmapOptions, MmapRaw, UncheckedAdvice};
 
-use table::Table;
+pub use error::MemoryError;
+use table::{PAGE, Place, Table};
 
-const ALIGN: u64 = 256;
-const GUARD: u64 = 256;
-/// Freed ranges from this size on give their pages back to the system.
+/// Freed allocations from this size on give their pages back to the system.
 const PAGE_RETURN: u64 = 1 << 16;
-const PAGE: u64 = 4096;
 
 /// Shadow bit: the byte belongs to a live allocation.
 pub const ALLOCATED: u8 = 1;
@@ -39,59 +39,6 @@ pub struct MemoryConfig {
 /// Device addresses below this one are windows of the generic address space (shared, local).
 pub const LOWEST_BASE: u64 = 1 << 40;
 
-/// Why a memory operation was refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MemoryError {
-    /// More than is left.
-    #[error("{requested} bytes requested, {free} of {capacity} free")]
-    OutOfMemory {
-        /// Bytes wanted.
-        requested: u64,
-        /// Bytes free.
-        free: u64,
-        /// Bytes in all.
-        capacity: u64,
-    },
-    /// A range not inside one live allocation.
-    #[error("{bytes} bytes at {address:#x} {place}")]
-    OutOfBounds {
-        /// First address.
-        address: u64,
-        /// Length.
-        bytes: u64,
-        /// Where the address lies instead.
-        place: String,
-    },
-    /// A range in memory that was freed.
-    #[error(
-        "{bytes} bytes at {address:#x} lie in an allocation of {size} bytes at {start:#x} that was freed"
-    )]
-    UseAfterFree {
-        /// First address.
-        address: u64,
-        /// Length.
-        bytes: u64,
-        /// The freed allocation.
-        start: u64,
-        /// Its size.
-        size: u64,
-    },
-    /// `free` of something that is not the start of a live allocation.
-    #[error("free of {address:#x}, which is not the start of a live allocation")]
-    NotAllocated {
-        /// The address.
-        address: u64,
-    },
-    /// The system would not reserve the address range.
-    #[error("cannot reserve {bytes} bytes of address space: {reason}")]
-    Reserve {
-        /// Bytes wanted.
-        bytes: u64,
-        /// The system's words.
-        reason: String,
-    },
-}
-
 /// The memory of one context. All methods take `&self`; it may be shared by threads.
 pub struct Memory {
     config: MemoryConfig,
@@ -100,8 +47,15 @@ pub struct Memory {
     table: Mutex<Table>,
 }
 
-fn span(bytes: u64) -> u64 {
-    (bytes.max(1) + GUARD).next_multiple_of(ALIGN)
+impl MemoryConfig {
+    /// Bytes of addresses. With the shadow there is room for red zones, and for freed ranges to rest long.
+    pub(crate) fn span(&self) -> u64 {
+        if self.shadow {
+            self.capacity.saturating_mul(8).max(1 << 36)
+        } else {
+            self.capacity.saturating_mul(2).max(1 << 20)
+        }
+    }
 }
 
 impl Memory {
@@ -110,13 +64,7 @@ impl Memory {
     /// # Errors
     /// [`MemoryError::Reserve`].
     pub fn new(config: MemoryConfig) -> Result<Memory, MemoryError> {
-        // Four times the capacity, so that freed ranges rest long before they are reused.
-        let bytes = if config.shadow {
-            4 * config.capacity
-        } else {
-            2 * config.capacity
-        }
-        .max(1 << 20);
+        let bytes = config.span();
         let reserve = || {
             let failed = |reason: String| MemoryError::Reserve { bytes, reason };
             let len = usize::try_from(bytes).map_err(|e| failed(e.to_string()))?;
@@ -132,7 +80,7 @@ impl Memory {
             config,
             data: reserve()?,
             shadow,
-            table: Mutex::default(),
+            table: Mutex::new(Table::new(bytes, config.shadow)),
         })
     }
 
@@ -155,20 +103,14 @@ impl Memory {
     /// [`MemoryError::OutOfMemory`].
     pub fn alloc(&self, bytes: u64) -> Result<u64, MemoryError> {
         let mut table = self.lock();
-        let (used, capacity) = (table.used, self.config.capacity);
-        let full = MemoryError::OutOfMemory {
+        let (free, capacity) = (self.config.capacity - table.used, self.config.capacity);
+        let fits = bytes <= free;
+        let offset = fits.then(|| table.take(bytes)).flatten();
+        let offset = offset.ok_or(MemoryError::OutOfMemory {
             requested: bytes,
-            free: capacity - used,
+            free,
             capacity,
-        };
-        if bytes > capacity - used {
-            return Err(full);
-        }
-        let offset = table
-            .take(span(bytes), self.data.len() as u64, self.shadow.is_some())
-            .ok_or(full)?;
-        table.live.insert(offset, bytes);
-        table.used += bytes;
+        })?;
         self.set_shadow(offset, bytes, ALLOCATED);
         Ok(self.config.base + offset)
     }
@@ -180,36 +122,27 @@ impl Memory {
     pub fn free(&self, address: u64) -> Result<(), MemoryError> {
         let mut table = self.lock();
         let offset = address.wrapping_sub(self.config.base);
-        let Some(bytes) = table.live.remove(&offset) else {
-            return Err(match table.quarantine.get(&offset) {
-                Some(&size) => MemoryError::UseAfterFree {
-                    address,
-                    bytes: 0,
-                    start: address,
-                    size: size.saturating_sub(GUARD),
-                },
-                None => MemoryError::NotAllocated { address },
-            });
-        };
-        table.used -= bytes;
+        let bytes = table.release(offset).map_err(|place| match place {
+            Place::Freed(start, size) if start == offset => MemoryError::UseAfterFree {
+                address,
+                bytes: 0,
+                start: address,
+                size,
+            },
+            _ => MemoryError::NotAllocated { address },
+        })?;
         self.set_shadow(offset, bytes, 0);
-        if bytes >= PAGE_RETURN {
-            let start = offset.next_multiple_of(PAGE);
-            let len = (offset + bytes).saturating_sub(start) / PAGE * PAGE;
-            // SAFETY: the pages lie inside the mapping and belong to an allocation that is live no more; they read
-            // as zero from now on. Failure (locked pages) only costs memory.
-            let _ = unsafe {
-                self.data.unchecked_advise_range(
-                    UncheckedAdvice::DontNeed,
-                    start as usize,
-                    len as usize,
-                )
-            };
-        }
-        if self.shadow.is_some() {
-            table.quarantine.insert(offset, span(bytes));
+        // With the shadow a page holds one allocation's bytes, else those of its neighbours too.
+        let (start, end) = if self.shadow.is_some() {
+            (offset, (offset + bytes).next_multiple_of(PAGE))
         } else {
-            table.release(offset, span(bytes));
+            (
+                offset.next_multiple_of(PAGE),
+                (offset + bytes) / PAGE * PAGE,
+            )
+        };
+        if self.shadow.is_some() || bytes >= PAGE_RETURN {
+            self.return_pages(start, end.saturating_sub(start));
         }
         Ok(())
     }
@@ -360,17 +293,12 @@ impl Memory {
             return Ok(0);
         }
         let offset = address.wrapping_sub(self.config.base);
-        let table = self.lock();
-        let below = table.live.range(..=offset).next_back();
-        match below {
-            Some((&start, &size)) if offset < start + size && bytes <= size - (offset - start) => {
+        let place = self.lock().place(offset);
+        let place = match place {
+            Place::Live(start, size) if bytes <= size - (offset - start) => {
                 return Ok(offset as usize);
             }
-            _ => {}
-        }
-        if let Some((&start, &size)) = table.quarantine.range(..=offset).next_back() {
-            let size = size - GUARD;
-            if offset < start + size && below.is_none_or(|(&s, _)| s < start) {
+            Place::Freed(start, size) => {
                 return Err(MemoryError::UseAfterFree {
                     address,
                     bytes,
@@ -378,28 +306,45 @@ impl Memory {
                     size,
                 });
             }
-        }
-        let place = match below {
-            Some((&start, &size)) if offset < start + size => {
-                format!(
-                    "run over the end of an allocation of {size} bytes at {:#x}",
-                    self.config.base + start
-                )
+            Place::Live(start, size) => format!("run over the end of {}", self.name(start, size)),
+            Place::Near(start, size) if offset < start => {
+                let ahead = start - offset;
+                format!("lie {ahead} bytes before {}", self.name(start, size))
             }
-            Some((&start, &size)) if offset - start - size < 1 << 30 => {
+            Place::Near(start, size) => {
                 let past = offset - start - size;
-                format!(
-                    "lie {past} bytes past an allocation of {size} bytes at {:#x}",
-                    self.config.base + start
-                )
+                format!("lie {past} bytes past {}", self.name(start, size))
             }
-            _ => "lie in no allocation".into(),
+            Place::Nowhere => "lie in no allocation".into(),
         };
         Err(MemoryError::OutOfBounds {
             address,
             bytes,
             place,
         })
+    }
+
+    fn name(&self, start: u64, size: u64) -> String {
+        let address = self.config.base + start;
+        format!("an allocation of {size} bytes at {address:#x}")
+    }
+
+    /// Gives whole pages back to the system.
+    fn return_pages(&self, start: u64, bytes: u64) {
+        for map in [Some(&self.data), self.shadow.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            // SAFETY: the pages lie inside the mapping and belong to no live allocation; they read as zero from now on.
+            // Failure (locked pages) only costs memory.
+            let _ = unsafe {
+                map.unchecked_advise_range(
+                    UncheckedAdvice::DontNeed,
+                    start as usize,
+                    bytes as usize,
+                )
+            };
+        }
     }
 
     fn set_shadow(&self, offset: u64, bytes: u64, value: u8) {
@@ -462,10 +407,29 @@ mod tests {
         );
         let error = m.read(a + 104, &mut out).unwrap_err();
         assert!(error.to_string().contains("4 bytes past"), "{error}");
+        let error = m.read(a - 12, &mut out).unwrap_err();
+        assert!(error.to_string().contains("12 bytes before"), "{error}");
         assert!(matches!(
             m.read(0, &mut out),
             Err(MemoryError::OutOfBounds { .. })
         ));
+    }
+
+    /// An index out of bounds by up to the allocation's length, on either side, meets no other allocation.
+    #[test]
+    fn red_zones_are_as_large_as_what_they_surround() {
+        let m = memory(true);
+        let sizes = [1, 100, 4096, 70_000, 1, 200_000, 300];
+        let all: Vec<(u64, u64)> = sizes.map(|n| (m.alloc(n).unwrap(), n)).to_vec();
+        for &(a, n) in &all {
+            for distance in [1, n / 2 + 1, n, 1 << 16] {
+                for stray in [a - distance, a + n - 1 + distance] {
+                    let hit = m.allocation(stray);
+                    assert_eq!(hit, None, "{distance} beyond {n} bytes");
+                    assert!(m.write(stray, &[0]).is_err());
+                }
+            }
+        }
     }
 
     #[test]
@@ -475,9 +439,10 @@ mod tests {
         m.free(a).unwrap();
         let b = m.alloc(1000).unwrap();
         assert_ne!(a, b);
-        assert!(
-            matches!(m.write(a + 8, &[0; 4]), Err(MemoryError::UseAfterFree { size, .. }) if size >= 1000)
-        );
+        assert!(matches!(
+            m.write(a + 8, &[0; 4]),
+            Err(MemoryError::UseAfterFree { size: 1000, .. })
+        ));
         assert!(matches!(m.free(a), Err(MemoryError::UseAfterFree { .. })));
         assert!(matches!(
             m.free(b + 1),
