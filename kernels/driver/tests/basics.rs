@@ -85,3 +85,24 @@ fn reduction_through_shared_memory() {
     assert_eq!(device.download::<f32>(dy, 1), [255.0 * 128.0]);
     assert_eq!(counters.barriers, 8 * 8);
 }
+
+/// A generic address knows its space.
+#[test]
+fn spaces_of_addresses() {
+    let body = ".reg .pred %p, %q, %r; .reg .b32 %s, %l, %d, %e, %f; .reg .b64 %y, %z, %g;
+        .shared .align 4 .b32 word; .local .align 4 .b32 stack;
+        ld.param.u64 %y, [y]; mov.u32 %s, word; cvt.u64.u32 %g, %s; cvta.shared.u64 %g, %g; mov.u32 %d, 0;
+        isspacep.shared %p, %g; isspacep.global %q, %g; isspacep.local %r, %g;
+        @%p or.b32 %d, %d, 1; @%q or.b32 %d, %d, 2; @%r or.b32 %d, %d, 4;
+        mov.u64 %g, stack; cvta.local.u64 %g, %g; mov.u32 %e, 0;
+        isspacep.shared %p, %g; isspacep.global %q, %g; isspacep.local %r, %g;
+        @%p or.b32 %e, %e, 1; @%q or.b32 %e, %e, 2; @%r or.b32 %e, %e, 4;
+        cvta.global.u64 %g, %y; mov.u32 %f, 0;
+        isspacep.shared %p, %g; isspacep.global %q, %g; isspacep.local %r, %g;
+        @%p or.b32 %f, %f, 1; @%q or.b32 %f, %f, 2; @%r or.b32 %f, %f, 4;
+        st.global.u32 [%y], %d; st.global.u32 [%y+4], %e; st.global.u32 [%y+8], %f; ret;";
+    let device = Device::new(&module(".param .u64 y", body));
+    let y = device.alloc::<u32>(3);
+    device.launch("k", 1, 1, 0, &[Arg::U64(y)]).unwrap();
+    assert_eq!(device.download::<u32>(y, 3), [1, 4, 2]);
+}

@@ -136,12 +136,17 @@ fn recursion_by_address_is_refused() {
     let error = Loaded::new(&Module::parse(&text).unwrap(), &memory)
         .err()
         .unwrap();
-    assert!(
-        error
-            .to_string()
-            .contains("recursive calls are not supported"),
+    let own_call = text.lines().position(|line| line.contains("call %rd1"));
+    assert_eq!(
+        Some(error.line as usize),
+        own_call.map(|line| line + 1),
         "{error}"
     );
+    assert!(
+        error.message.contains("recursive calls are not supported"),
+        "{error}"
+    );
+    assert_eq!(error.text, "call f");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod common;
 mod edges;
 
-use edges::{INTEGERS, canonical, check, f, f32s, f64s, triples};
+use edges::{INTEGERS, canonical, check, f, f32s, f64s, run, triples};
 use half::{bf16, f16};
 
 #[test]
@@ -231,6 +231,143 @@ fn eight_bit_floats() {
         let positive = |h: u16| if h & 0x8000 != 0 { 0 } else { u64::from(h) };
         check(&text, ["b32", "b16", "b32", "b32"], &codes, |[a, ..]| {
             positive(wide(a >> 8)) << 16 | positive(wide(a & 0xff))
+        });
+    }
+}
+
+/// f16 and bf16 in all four directions, from integers and floats: the neighbours of what the half crate rounds to nearest.
+#[test]
+fn directed_halves() {
+    let integers = [
+        0,
+        1,
+        2049,
+        2051,
+        65_503,
+        65_505,
+        65_519,
+        65_520,
+        100_001,
+        0x7fff_ffff,
+    ];
+    for ty in ["f16", "bf16"] {
+        let exact = |bits: u64| match ty {
+            "f16" => f16::from_bits(bits as u16).to_f64(),
+            _ => bf16::from_bits(bits as u16).to_f64(),
+        };
+        let on = |text: &str, from: &str, value: f64, bits: u64| {
+            let of = |mode: &str| {
+                let text = format!("cvt.{mode}.{ty}.{text} %d, %a;");
+                run(&text, [ty, from, "b32", "b32"], &[[bits, 0, 0]])[0]
+            };
+            let [down, up, zero, nearest] = ["rm", "rp", "rz", "rn"].map(of);
+            let (low, high) = (exact(down), exact(up));
+            assert!(
+                low <= value && value <= high,
+                "{ty} of {value}: {low} {high}"
+            );
+            // Neighbours: one step apart in their codes, or equal.
+            let step = |bits: u64| {
+                if bits >> 15 & 1 == 1 {
+                    -((bits & 0x7fff) as i64)
+                } else {
+                    bits as i64
+                }
+            };
+            assert_eq!(
+                step(up) - step(down),
+                i64::from(low != high),
+                "{ty} of {value}"
+            );
+            assert_eq!(zero, if value < 0.0 { up } else { down }, "{ty} of {value}");
+            assert!(nearest == down || nearest == up, "{ty} of {value}");
+        };
+        for i in integers {
+            on("s32", "s32", i as f64, i);
+            on(
+                "s32",
+                "s32",
+                -(i as f64),
+                u64::from((i as i32).wrapping_neg() as u32),
+            );
+            on("u64", "u64", i as f64 * 4_294_967_296.0, i << 32);
+            on(
+                "f32",
+                "f32",
+                f64::from(i as f32 / 3.0),
+                (i as f32 / 3.0).to_bits().into(),
+            );
+            on(
+                "f64",
+                "f64",
+                -(i as f64) / 7.0,
+                (-(i as f64) / 7.0).to_bits(),
+            );
+        }
+    }
+}
+
+#[test]
+fn saturated_and_finite() {
+    let one = |text: &str, types: [&str; 4], a: u64| run(text, types, &[[a, 0, 0]])[0];
+    let half = ["f16", "b32", "b32", "b32"];
+    assert_eq!(one("cvt.rn.sat.f16.s32 %d, %a;", half, 7), 0x3c00);
+    assert_eq!(
+        one("cvt.rz.sat.f16.s32 %d, %a;", half, u64::from(u32::MAX)),
+        0
+    );
+    let double = ["f64", "b32", "b32", "b32"];
+    assert_eq!(
+        one("cvt.rn.sat.f64.s32 %d, %a;", double, 7),
+        1.0f64.to_bits()
+    );
+    assert_eq!(
+        one("cvt.rz.sat.f64.s32 %d, %a;", double, u64::from(u32::MAX)),
+        0
+    );
+    for (a, f, b, tf) in [
+        (1e38, 0x7bff, 0x7e96, 0x7e96_8000),
+        (f32::INFINITY, 0x7bff, 0x7f7f, 0x7f7f_e000),
+        (f32::NEG_INFINITY, 0xfbff, 0xff7f, 0xff7f_e000),
+        (f32::MAX, 0x7bff, 0x7f7f, 0x7f7f_e000),
+    ] {
+        let a = u64::from(a.to_bits());
+        assert_eq!(one("cvt.rn.satfinite.f16.f32 %d, %a;", half, a), f);
+        assert_eq!(one("cvt.rn.satfinite.bf16.f32 %d, %a;", half, a), b);
+        let pair = one("cvt.rn.satfinite.f16x2.f32 %d, %a, %a;", ["b32"; 4], a);
+        assert_eq!(pair, f | f << 16);
+        let word = one("cvt.rna.satfinite.tf32.f32 %d, %a;", ["b32"; 4], a);
+        assert_eq!(word & !0x1fff, tf & !0x1fff);
+    }
+    let nan = u64::from(f32::NAN.to_bits());
+    assert_eq!(one("cvt.rn.satfinite.f16.f32 %d, %a;", half, nan), 0x7fff);
+}
+
+/// a above b, saturated, and above them what c holds below.
+#[test]
+fn packs_of_integers() {
+    let values = [0, 5, 300, -300, 70_000, -70_000, i32::MAX, i32::MIN];
+    for (ty, bits, low, high) in [
+        ("u16", 16, 0, 0xffff),
+        ("s16", 16, -0x8000, 0x7fff),
+        ("u8", 8, 0, 0xff),
+        ("s8", 8, -0x80, 0x7f),
+        ("u4", 4, 0, 15),
+        ("s4", 4, -8, 7),
+        ("u2", 2, 0, 3),
+        ("s2", 2, -2, 1),
+    ] {
+        let text = match bits {
+            16 => format!("cvt.pack.sat.{ty}.s32 %d, %a, %b;"),
+            _ => format!("cvt.pack.sat.{ty}.s32.b32 %d, %a, %b, %c;"),
+        };
+        let words = values.map(|x: i32| u64::from(x as u32));
+        let inputs = triples(&words, &words, &[0x89ab_cdef]);
+        check(&text, ["b32"; 4], &inputs, |[a, b, c]| {
+            let field =
+                |x: u64| i64::from(x as u32 as i32).clamp(low, high) as u64 & ((1 << bits) - 1);
+            (field(b) | field(a) << bits | if bits < 16 { c << (2 * bits) } else { 0 })
+                & 0xffff_ffff
         });
     }
 }

@@ -72,45 +72,30 @@ fn byte(x: i32) -> u32 {
     u32::from(x as u8)
 }
 
-fn pairs(k: usize, types: &'static str, encode: fn(i32) -> u32) -> Form {
-    let held = (16 * k / 32, 8 * k / 32);
-    Form {
-        k,
-        types,
-        held,
-        bits: 16,
-        a: pairs_a,
-        b: pairs_b,
-        encode_a: encode,
-        encode_b: encode,
-    }
+/// The 8-bit floats of -3 to 3.
+fn e4m3(x: i32) -> u32 {
+    [0, 0x38, 0x40, 0x44][x.unsigned_abs() as usize] | u32::from(x < 0) << 7
 }
 
-fn singles(k: usize, types: &'static str) -> Form {
-    let held = (16 * k / 32, 8 * k / 32);
-    Form {
-        k,
-        types,
-        held,
-        bits: 32,
-        a: singles_a,
-        b: singles_b,
-        encode_a: single,
-        encode_b: single,
-    }
+fn e5m2(x: i32) -> u32 {
+    [0, 0x3c, 0x40, 0x42][x.unsigned_abs() as usize] | u32::from(x < 0) << 7
 }
 
-fn fours(k: usize, types: &'static str) -> Form {
-    let held = (16 * k / 32, 8 * k / 32);
+fn form(k: usize, types: &'static str, encode_a: fn(i32) -> u32, encode_b: fn(i32) -> u32) -> Form {
+    let (bits, a, b): (_, Place, Place) = match types.split('.').nth(1) {
+        Some("f16" | "bf16") => (16, pairs_a, pairs_b),
+        Some("tf32") => (32, singles_a, singles_b),
+        _ => (8, fours_a, fours_b),
+    };
     Form {
         k,
         types,
-        held,
-        bits: 8,
-        a: fours_a,
-        b: fours_b,
-        encode_a: byte,
-        encode_b: byte,
+        held: (16 * k / 32, 8 * k / 32),
+        bits,
+        a,
+        b,
+        encode_a,
+        encode_b,
     }
 }
 
@@ -235,16 +220,16 @@ fn check(form: &Form) {
 #[test]
 fn products_of_16_bits() {
     for k in [8, 16] {
-        check(&pairs(k, "f32.f16.f16.f32", half));
-        check(&pairs(k, "f16.f16.f16.f16", half));
-        check(&pairs(k, "f32.bf16.bf16.f32", brain));
+        check(&form(k, "f32.f16.f16.f32", half, half));
+        check(&form(k, "f16.f16.f16.f16", half, half));
+        check(&form(k, "f32.bf16.bf16.f32", brain, brain));
     }
 }
 
 #[test]
 fn products_of_tf32() {
-    check(&singles(4, "f32.tf32.tf32.f32"));
-    check(&singles(8, "f32.tf32.tf32.f32"));
+    check(&form(4, "f32.tf32.tf32.f32", single, single));
+    check(&form(8, "f32.tf32.tf32.f32", single, single));
 }
 
 #[test]
@@ -256,8 +241,12 @@ fn products_of_bytes() {
             "s32.s8.u8.s32",
             "s32.u8.s8.s32",
         ] {
-            check(&fours(k, types));
+            check(&form(k, types, byte, byte));
         }
+        check(&form(k, "f32.e4m3.e4m3.f32", e4m3, e4m3));
+        check(&form(k, "f32.e4m3.e5m2.f32", e4m3, e5m2));
+        check(&form(k, "f16.e5m2.e4m3.f16", e5m2, e4m3));
+        check(&form(k, "f16.e5m2.e5m2.f16", e5m2, e5m2));
     }
 }
 

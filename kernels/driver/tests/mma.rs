@@ -192,6 +192,10 @@ fn ldmatrix_with_and_without_transposition() {
 #[test]
 fn integer_products_of_four_and_eight_bits() {
     for (shape, k, left, right) in [
+        ("m8n8k16", 16, "s8", "u8"),
+        ("m8n8k16", 16, "u8", "s8"),
+        ("m8n8k32", 32, "s4", "s4"),
+        ("m8n8k32", 32, "u4", "s4"),
         ("m16n8k16", 16, "s8", "u8"),
         ("m16n8k32", 32, "u8", "u8"),
         ("m16n8k32", 32, "s4", "u4"),
@@ -208,6 +212,8 @@ fn integer_products_of_four_and_eight_bits() {
 fn integer_product(shape: &str, k: usize, types: [&str; 2], saturated: bool) {
     let bits: usize = types[0][1..].parse().unwrap();
     let per_word = 32 / bits;
+    let halves = if shape.starts_with("m8") { 1 } else { 2 };
+    let sums = 2 * halves;
     // A number and its low bits.
     let number = |ty: &str, seed: usize| {
         let raw = (seed.wrapping_mul(0x9e37_79b9) >> 7) as u32 & ((1 << bits) - 1);
@@ -216,7 +222,7 @@ fn integer_product(shape: &str, k: usize, types: [&str; 2], saturated: bool) {
     };
     let a = |row: usize, i: usize| number(types[0], 1 + row * k + i);
     let b = |i: usize, column: usize| number(types[1], 77_777 + column * k + i);
-    let (a_words, b_words) = (k * bits / 64, k * bits / 128);
+    let (a_words, b_words) = (halves * k * bits / 128, k * bits / 128);
     // C is at the ends of the range, so that some sums leave it.
     let c = |row: usize, column: usize| match (row + column) % 3 {
         0 => i32::MAX - 5,
@@ -229,8 +235,8 @@ fn integer_product(shape: &str, k: usize, types: [&str; 2], saturated: bool) {
         let word = |f: &dyn Fn(usize) -> u32| (0..per_word).fold(0, |w, e| w | f(e) << (bits * e));
         for r in 0..a_words {
             let (row, first) = (
-                group + 8 * (r % 2),
-                thread * per_word + 4 * per_word * (r / 2),
+                group + 8 * (r % halves),
+                thread * per_word + 4 * per_word * (r / halves),
             );
             input.push(word(&|e| a(row, first + e).1));
         }
@@ -238,11 +244,11 @@ fn integer_product(shape: &str, k: usize, types: [&str; 2], saturated: bool) {
             let first = thread * per_word + 4 * per_word * r;
             input.push(word(&|e| b(first + e, group).1));
         }
-        for i in 0..4 {
+        for i in 0..sums {
             input.push(c(group + i / 2 * 8, thread * 2 + i % 2) as u32);
         }
     }
-    let words = a_words + b_words + 4;
+    let words = a_words + b_words + sums;
     let list = |from: usize, n: usize| {
         let all: Vec<String> = (from..from + n).map(|i| format!("%r{i}")).collect();
         format!("{{{}}}", all.join(", "))
@@ -250,8 +256,8 @@ fn integer_product(shape: &str, k: usize, types: [&str; 2], saturated: bool) {
     let loads: String = (0..words)
         .map(|i| format!("ld.global.b32 %r{i}, [%rd1+{}]; ", 4 * i))
         .collect();
-    let d = list(a_words + b_words, 4);
-    let stores: String = (0..4)
+    let d = list(a_words + b_words, sums);
+    let stores: String = (0..sums)
         .map(|i| {
             format!(
                 "st.global.b32 [%rd2+{}], %r{}; ",
@@ -268,20 +274,22 @@ fn integer_product(shape: &str, k: usize, types: [&str; 2], saturated: bool) {
             ".reg .b32 %r<12>; .reg .b64 %rd<4>;
             ld.param.u64 %rd1, [x]; ld.param.u64 %rd2, [y]; mov.u32 %r11, %tid.x;
             mul.wide.u32 %rd3, %r11, {}; add.u64 %rd1, %rd1, %rd3;
-            mul.wide.u32 %rd3, %r11, 16; add.u64 %rd2, %rd2, %rd3; {loads}
+            mul.wide.u32 %rd3, %r11, {}; add.u64 %rd2, %rd2, %rd3; {loads}
             mma.sync.aligned.{shape}.row.col{satfinite}.s32.{left}.{right}.s32 {d}, {}, {}, {d};
             {stores} ret;",
             4 * words,
+            4 * sums,
             list(0, a_words),
             list(a_words, b_words),
         ),
     ));
-    let (x, y) = (device.upload(&input), device.alloc::<i32>(128));
-    device
+    let (x, y) = (device.upload(&input), device.alloc::<i32>(32 * sums));
+    let counters = device
         .launch("k", 1, 32, 0, &[Arg::U64(x), Arg::U64(y)])
         .unwrap();
-    for (n, got) in device.download::<i32>(y, 128).into_iter().enumerate() {
-        let (lane, i) = (n / 4, n % 4);
+    assert_eq!(counters.matrix_flops, (2 * 8 * halves * 8 * k) as u64);
+    for (n, got) in device.download::<i32>(y, 32 * sums).into_iter().enumerate() {
+        let (lane, i) = (n / sums, n % sums);
         let (row, column) = (lane / 4 + i / 2 * 8, lane % 4 * 2 + i % 2);
         let products = (0..k).map(|i| a(row, i).0 * b(i, column).0);
         let sum = i64::from(c(row, column)) + products.sum::<i64>();

@@ -28,6 +28,19 @@ macro_rules! triton {
     };
 }
 
+/// A launch of one block, by NVRTC, of a kernel that takes nothing else.
+const BLANK: Subject = Subject {
+    ptx: NVRTC,
+    kernel: "",
+    grid: [1, 1, 1],
+    block: [1, 1, 1],
+    shared: 0,
+    inputs: &[],
+    output: 0,
+    values: &[],
+    scratch: 0,
+};
+
 const NVRTC: &str = include_str!("cuda/kernels_sm80.ptx");
 const CLANG: &str = include_str!("clang/written_O2.ptx");
 
@@ -35,91 +48,78 @@ const CLANG: &str = include_str!("clang/written_O2.ptx");
 const MATMUL: Subject = Subject {
     ptx: triton!("matmul_bf16_3"),
     kernel: "matmul",
-    grid: [1, 1, 1],
     block: [128, 1, 1],
     shared: 16384,
     inputs: &[40 * 128 * 2, 112 * 64 * 2],
     output: 40 * 64 * 4,
     values: &[40, 64, 112, 128, 64, 64],
     scratch: 2,
+    ..BLANK
 };
 
 /// Shuffles, and shared memory between warps, by Triton: a row of 1000.
 const SOFTMAX: Subject = Subject {
     ptx: triton!("softmax"),
     kernel: "softmax",
-    grid: [1, 1, 1],
     block: [128, 1, 1],
     shared: 16,
     inputs: &[1000 * 4],
     output: 1000 * 4,
     values: &[1000],
     scratch: 2,
+    ..BLANK
 };
 
 /// A tile through shared memory, by NVRTC: 45 x 70.
 const TRANSPOSE: Subject = Subject {
-    ptx: NVRTC,
     kernel: "transpose",
     grid: [3, 2, 1],
     block: [32, 8, 1],
-    shared: 0,
     inputs: &[45 * 70 * 4],
     output: 70 * 45 * 4,
     values: &[45, 70],
-    scratch: 0,
+    ..BLANK
 };
 
 /// Two tiles through shared memory in a loop, by NVRTC: 20 x 18 x 37.
 const TILES: Subject = Subject {
-    ptx: NVRTC,
     kernel: "matmul_tiled",
     grid: [2, 2, 1],
     block: [16, 16, 1],
-    shared: 0,
     inputs: &[20 * 37 * 4, 37 * 18 * 4],
     output: 20 * 18 * 4,
     values: &[20, 18, 37],
-    scratch: 0,
+    ..BLANK
 };
 
 /// A tree in shared memory and shuffles, by NVRTC.
 const SUM: Subject = Subject {
-    ptx: NVRTC,
     kernel: "reduce_sum",
-    grid: [1, 1, 1],
     block: [256, 1, 1],
-    shared: 0,
     inputs: &[5000 * 4],
     output: 4,
     values: &[5000],
-    scratch: 0,
+    ..BLANK
 };
 
 /// Two stages of asynchronous copies, by NVRTC.
 const PIPELINE: Subject = Subject {
-    ptx: NVRTC,
     kernel: "pipelined_scale",
-    grid: [1, 1, 1],
     block: [64, 1, 1],
-    shared: 0,
     inputs: &[5 * 64 * 16],
     output: 5 * 64 * 16,
     values: &[5],
-    scratch: 0,
+    ..BLANK
 };
 
 /// A guard, loads and a store, by clang: 100 records of 72 bytes, of 128 threads.
 const RECORDS: Subject = Subject {
     ptx: CLANG,
-    kernel: "",
-    grid: [1, 1, 1],
     block: [128, 1, 1],
-    shared: 0,
     inputs: &[100 * 72],
     output: 100 * 8,
     values: &[100],
-    scratch: 0,
+    ..BLANK
 };
 
 /// clang's kernel of the first function.

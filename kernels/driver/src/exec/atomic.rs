@@ -104,11 +104,15 @@ impl Block<'_> {
                 valid &= block.check_read(warp, r, pc)?;
                 block.global_writes(warp, r, valid, pc)?;
             }
+            let update = match space {
+                Space::Shared => atomic.shared,
+                _ => atomic.update,
+            };
             for l in lanes(mask) {
                 let p = block.element(warp, region, a[l], bytes, pc, l)?;
                 let (x, y) = (warp.get(atomic.a, l, wide), warp.get(atomic.b, l, wide));
                 // SAFETY: `element` checked bounds and alignment, and regions are aligned.
-                let old = unsafe { atomic.update.apply(p, atomic.bytes, x, y) };
+                let old = unsafe { update.apply(p, atomic.bytes, x, y) };
                 if let Some(d) = atomic.d {
                     warp.set(d, l, old, wide);
                 }

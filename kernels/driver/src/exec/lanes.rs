@@ -105,30 +105,31 @@ impl Isa {
     }
 }
 
-/// The function compiled for an instruction set; it must be `inline(always)`.
+/// The function compiled for an instruction set; it must be `inline(always)`. What it is generic over is named again:
+/// `for_isa!(isa, f::<T>(x: T) -> u32 where [T: Copy])`.
 macro_rules! for_isa {
-    ($isa:expr, $body:ident($($arg:ident: $ty:ty),*) $(-> $out:ty)?) => {{
+    ($isa:expr, $body:ident $(::<$($g:ident),*>)? ($($arg:ident: $ty:ty),*) $(-> $out:ty)? $(where [$($bound:tt)*])?) => {{
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
         #[allow(unused_unsafe, reason = "some bodies are safe")]
-        unsafe fn avx2($($arg: $ty),*) $(-> $out)? {
+        unsafe fn avx2 $(<$($bound)*>)? ($($arg: $ty),*) $(-> $out)? {
             // SAFETY: the caller keeps the promises of the body.
-            unsafe { $body($($arg),*) }
+            unsafe { $body $(::<$($g),*>)? ($($arg),*) }
         }
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vpopcntdq")]
         #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
         #[allow(unused_unsafe, reason = "some bodies are safe")]
-        unsafe fn avx512($($arg: $ty),*) $(-> $out)? {
+        unsafe fn avx512 $(<$($bound)*>)? ($($arg: $ty),*) $(-> $out)? {
             // SAFETY: as above.
-            unsafe { $body($($arg),*) }
+            unsafe { $body $(::<$($g),*>)? ($($arg),*) }
         }
         match $isa {
-            $crate::exec::lanes::Isa::Baseline => $body,
+            $crate::exec::lanes::Isa::Baseline => $body $(::<$($g),*>)?,
             #[cfg(target_arch = "x86_64")]
-            $crate::exec::lanes::Isa::Avx2 => avx2,
+            $crate::exec::lanes::Isa::Avx2 => avx2 $(::<$($g),*>)?,
             #[cfg(target_arch = "x86_64")]
-            $crate::exec::lanes::Isa::Avx512 => avx512,
+            $crate::exec::lanes::Isa::Avx512 => avx512 $(::<$($g),*>)?,
         }
     }};
 }

@@ -4,7 +4,7 @@
 //! (g = lane / 4, t = lane % 4); transposed, elements g of rows 2t and 2t + 1.
 
 use super::FaultKind;
-use super::access::{lanes, space_of};
+use super::access::{Region, lanes, space_of};
 use super::block::Block;
 use super::fault::Fail;
 use super::lanes::Lanes;
@@ -41,8 +41,29 @@ impl Block<'_> {
         Ok(())
     }
 
-    /// The rows in shared memory.
-    fn rows(&self, warp: &Warp, matrix: &Matrix, pc: Pc) -> Result<Request, Fail> {
+    /// The rows in shared memory, in bounds, of an instruction that the whole warp executes.
+    fn rows<const CHECK: bool, const COUNT: bool>(
+        &mut self,
+        warp: &Warp,
+        matrix: &Matrix,
+        pc: Pc,
+        mask: u32,
+    ) -> Result<(Region, Request), Fail> {
+        self.whole_warp(warp, pc, mask)?;
+        if CHECK {
+            let row_lanes = u32::MAX >> (32 - 8 * matrix.count);
+            self.check_address(warp, &matrix.address, pc, row_lanes)?;
+        }
+        let r = self.shared_rows(warp, matrix, pc)?;
+        if COUNT {
+            self.count(&r);
+        }
+        let region = self.region(Space::Shared);
+        self.in_bounds(warp, &region, &r, pc)?;
+        Ok((region, r))
+    }
+
+    fn shared_rows(&self, warp: &Warp, matrix: &Matrix, pc: Pc) -> Result<Request, Fail> {
         let mask = u32::MAX >> (32 - 8 * matrix.count);
         let r = self.survey(warp, &matrix.address, mask, ROW);
         if matrix.address.space == Space::Shared {
@@ -66,17 +87,7 @@ impl Block<'_> {
         pc: Pc,
         mask: u32,
     ) -> Result<(), Fail> {
-        self.whole_warp(warp, pc, mask)?;
-        let row_lanes = u32::MAX >> (32 - 8 * matrix.count);
-        if CHECK {
-            self.check_address(warp, &matrix.address, pc, row_lanes)?;
-        }
-        let r = self.rows(warp, matrix, pc)?;
-        if COUNT {
-            self.count(&r);
-        }
-        let region = self.region(Space::Shared);
-        self.in_bounds(warp, &region, &r, pc)?;
+        let (region, r) = self.rows::<CHECK, COUNT>(warp, matrix, pc, mask)?;
         let noted = !CHECK || self.rows_noted(warp, matrix, &r, pc);
         for m in 0..matrix.count as usize {
             let mut words = [[0u32; 4]; 8];
@@ -162,17 +173,7 @@ impl Block<'_> {
         pc: Pc,
         mask: u32,
     ) -> Result<(), Fail> {
-        self.whole_warp(warp, pc, mask)?;
-        let row_lanes = u32::MAX >> (32 - 8 * matrix.count);
-        if CHECK {
-            self.check_address(warp, &matrix.address, pc, row_lanes)?;
-        }
-        let r = self.rows(warp, matrix, pc)?;
-        if COUNT {
-            self.count(&r);
-        }
-        let region = self.region(Space::Shared);
-        self.in_bounds(warp, &region, &r, pc)?;
+        let (region, r) = self.rows::<CHECK, COUNT>(warp, matrix, pc, mask)?;
         for m in 0..matrix.count as usize {
             let mut words = warp.regs[matrix.regs[m] as usize];
             let known = warp.valid[matrix.regs[m] as usize];

@@ -1,9 +1,9 @@
-//! `mma.sync`: a warp's product D = A B + C of 16 rows, 8 columns and K inner steps.
+//! `mma.sync`: a warp's product D = A B + C of 16 or 8 rows, 8 columns and K inner steps.
 //!
 //! **Order and error.** Each element is `fma(a_K, b_K, … fma(a_2, b_2, fma(a_1, b_1, c)))` in f32, k ascending; the
-//! products of f16, bf16 and tf32 are exact inside the fma, and f64 is summed alike in f64. So with u = 2^-24, |d - exact| ≤ K u / (1 - K u) ·
-//! (|c| + Σ|a_k b_k|), plus the final rounding where D is f16. Hardware sums in another order, with fewer bits for the
-//! smallest terms; the ISA fixes neither. Integer products are exact.
+//! products of f16, bf16, tf32 and 8-bit floats are exact inside the fma, and f64 is summed alike in f64. So with
+//! u = 2^-24, |d - exact| ≤ K u / (1 - K u) · (|c| + Σ|a_k b_k|), plus the final rounding where D is f16. Hardware sums
+//! in another order, with fewer bits for the smallest terms; the ISA fixes neither. Integer products are exact.
 //!
 //! **Registers.** With g = lane / 4 and t = lane % 4, a register of A holds row g of a tile of 8 rows and 4E columns,
 //! columns tE to tE + E - 1, where E elements fill 32 bits: in lane order the tile lies row by row. A's registers
@@ -13,6 +13,8 @@
 use super::FaultKind;
 use super::block::Block;
 use super::fault::Fail;
+use super::float8::{e4m3_to_f16, e5m2_to_f16};
+use super::float16::{canonical, f16_to_f32, f32_to_f16};
 use super::lanes::{Isa, Lanes, for_isa};
 use super::op::{Multiply, Pc, Slot};
 use super::warp::Warp;
@@ -30,7 +32,7 @@ pub trait Element: 'static {
     const PER_WORD: usize;
     type Sum: Sum;
     /// All elements of a register.
-    type Tile: AsRef<[Self::Sum]> + AsMut<[Self::Sum]>;
+    type Tile: AsMut<[Self::Sum]>;
     const ZEROS: Self::Tile;
     fn get(word: u32, i: usize) -> Self::Sum;
 }
@@ -71,7 +73,7 @@ macro_rules! elements {
     )*};
 }
 elements! {
-    F16: 2 in a word, as f32, |word, i| super::float16::f16_to_f32((word >> (16 * i)) as u16);
+    F16: 2 in a word, as f32, |word, i| f16_to_f32((word >> (16 * i)) as u16);
     Bf16: 2 in a word, as f32, |word, i| f32::from_bits(word >> (16 * i) << 16);
     /// The 13 bits below tf32's are ignored.
     Tf32: 1 in a word, as f32, |word, _i| f32::from_bits(word & !0x1fff);
@@ -79,6 +81,8 @@ elements! {
     U8: 4 in a word, as i64, |word, i| (word >> (8 * i)) as u8 as i64;
     S4: 8 in a word, as i64, |word, i| ((word << (28 - 4 * i)) as i32 >> 28) as i64;
     U4: 8 in a word, as i64, |word, i| (word >> (4 * i) & 15) as i64;
+    E4m3: 4 in a word, as f32, |word, i| f16_to_f32(e4m3_to_f16((word >> (8 * i)) as u8));
+    E5m2: 4 in a word, as f32, |word, i| f16_to_f32(e5m2_to_f16((word >> (8 * i)) as u8));
 }
 
 /// How C and D lie in registers.
@@ -87,7 +91,8 @@ pub trait Accumulator: 'static {
     /// Registers of an 8x8 tile.
     const REGISTERS: usize;
     fn get(words: [u32; 2], i: usize) -> Self::Sum;
-    fn put(pair: [Self::Sum; 2]) -> [u32; 2];
+    /// Register `i` of a pair of sums.
+    fn put(pair: [Self::Sum; 2], i: usize) -> u32;
 }
 
 pub struct InF32;
@@ -105,9 +110,8 @@ impl Accumulator for InF32 {
         f32::from_bits(words[i])
     }
     #[inline(always)]
-    fn put(pair: [f32; 2]) -> [u32; 2] {
-        let put = |x| super::float16::canonical(x).to_bits();
-        [put(pair[0]), put(pair[1])]
+    fn put(pair: [f32; 2], i: usize) -> u32 {
+        canonical(pair[i]).to_bits()
     }
 }
 
@@ -119,9 +123,8 @@ impl Accumulator for InF16 {
         F16::get(words[0], i)
     }
     #[inline(always)]
-    fn put(pair: [f32; 2]) -> [u32; 2] {
-        let put = |x| u32::from(super::float16::f32_to_f16(x));
-        [put(pair[0]) | put(pair[1]) << 16, 0]
+    fn put(pair: [f32; 2], _: usize) -> u32 {
+        u32::from(f32_to_f16(pair[0])) | u32::from(f32_to_f16(pair[1])) << 16
     }
 }
 
@@ -135,9 +138,9 @@ macro_rules! integers {
                 (words[i] as i32).into()
             }
             #[inline(always)]
-            fn put(pair: [i64; 2]) -> [u32; 2] {
-                let put = |$x: i64| ($put) as u32;
-                [put(pair[0]), put(pair[1])]
+            fn put(pair: [i64; 2], i: usize) -> u32 {
+                let $x = pair[i];
+                ($put) as u32
             }
         }
     )*};
@@ -147,7 +150,7 @@ integers! {
     InS32Saturated: |x| x.clamp(i32::MIN.into(), i32::MAX.into()) as i32;
 }
 
-/// One product of 16x8, K inner steps: the upper and the lower 8x8 sums, row by row.
+/// One product of 8 or 16 rows and 8 columns, K inner steps: the upper and the lower 8x8 sums, row by row.
 #[inline(always)]
 unsafe fn tile<
     const K: usize,
@@ -178,7 +181,8 @@ unsafe fn tile<
         }
     }
     let mut sums = [[A::Sum::default(); 8 * N]; 2];
-    for half in 0..2 {
+    let halves = a.len() * width / K;
+    for half in 0..halves {
         let (sum, first) = (&mut sums[half], half * C::REGISTERS);
         let (low, high) = (words(c[first]), words(c[first + C::REGISTERS - 1]));
         for lane in 0..32 {
@@ -189,18 +193,33 @@ unsafe fn tile<
         for r in 0..K / width {
             // A tile of A lies row by row in its register.
             let mut tile = A::ZEROS;
-            let (left, words) = (tile.as_mut(), words(a[2 * r + half]));
+            let (left, words) = (tile.as_mut(), words(a[halves * r + half]));
             for lane in 0..32 {
                 for e in 0..A::PER_WORD {
                     left[lane * A::PER_WORD + e] = A::get(words[lane], e);
                 }
             }
-            for k in 0..width {
-                let right = &right[r * width + k];
-                for row in 0..8 {
-                    let x = left[row * width + k];
+            // The sums of so many rows stay in registers.
+            const ROWS: usize = 4;
+            for block in 0..8 / ROWS {
+                let mut own = [[A::Sum::default(); N]; ROWS];
+                for row in 0..ROWS {
                     for n in 0..N {
-                        sum[row * N + n] = A::Sum::fma(x, right[n], sum[row * N + n]);
+                        own[row][n] = sum[(block * ROWS + row) * N + n];
+                    }
+                }
+                for k in 0..width {
+                    let right = &right[r * width + k];
+                    for row in 0..ROWS {
+                        let x = left[(block * ROWS + row) * width + k];
+                        for n in 0..N {
+                            own[row][n] = A::Sum::fma(x, right[n], own[row][n]);
+                        }
+                    }
+                }
+                for row in 0..ROWS {
+                    for n in 0..N {
+                        sum[(block * ROWS + row) * N + n] = own[row][n];
                     }
                 }
             }
@@ -212,14 +231,12 @@ unsafe fn tile<
 /// Writes a tile's sums into D's registers.
 #[inline(always)]
 unsafe fn write<C: Accumulator>(regs: *mut Lanes, d: &[Slot], sums: &[[C::Sum; 8 * N]; 2]) {
-    for half in 0..2 {
+    for (r, &slot) in d.iter().enumerate() {
+        let sums = &sums[r / C::REGISTERS];
+        // SAFETY: the caller's promise.
+        let words = unsafe { &mut (*regs.add(slot as usize)).0 };
         for lane in 0..32 {
-            let words = C::put([sums[half][2 * lane], sums[half][2 * lane + 1]]);
-            for i in 0..C::REGISTERS {
-                let slot = d[half * C::REGISTERS + i] as usize;
-                // SAFETY: the caller's promise.
-                unsafe { (*regs.add(slot)).0[lane] = words[i] };
-            }
+            words[lane] = C::put([sums[2 * lane], sums[2 * lane + 1]], r % C::REGISTERS);
         }
     }
 }
@@ -244,7 +261,7 @@ unsafe fn tiles<
             let second = tile::<K, A, B, C>(regs, &m.a, &m.b[b..], &m.c[c..]);
             write::<C>(regs, &m.d[c..], &second);
         }
-        write::<C>(regs, &m.d, &first);
+        write::<C>(regs, &m.d[..c.min(m.d.len())], &first);
     }
 }
 
@@ -285,42 +302,8 @@ pub fn product<
 >(
     isa: Isa,
 ) -> Product {
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
-    unsafe fn avx2<
-        const K: usize,
-        A: Element,
-        B: Element<Sum = A::Sum>,
-        C: Accumulator<Sum = A::Sum>,
-    >(
-        regs: *mut Lanes,
-        m: &Multiply,
-    ) {
-        // SAFETY: the caller's promise.
-        unsafe { tiles::<K, A, B, C>(regs, m) }
-    }
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vpopcntdq")]
-    #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
-    unsafe fn avx512<
-        const K: usize,
-        A: Element,
-        B: Element<Sum = A::Sum>,
-        C: Accumulator<Sum = A::Sum>,
-    >(
-        regs: *mut Lanes,
-        m: &Multiply,
-    ) {
-        // SAFETY: the caller's promise.
-        unsafe { tiles::<K, A, B, C>(regs, m) }
-    }
-    match isa {
-        Isa::Baseline => tiles::<K, A, B, C>,
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::<K, A, B, C>,
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => avx512::<K, A, B, C>,
-    }
+    for_isa!(isa, tiles::<K, A, B, C>(regs: *mut Lanes, m: &Multiply)
+        where [const K: usize, A: Element, B: Element<Sum = A::Sum>, C: Accumulator<Sum = A::Sum>])
 }
 
 impl Block<'_> {

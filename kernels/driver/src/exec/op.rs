@@ -232,6 +232,8 @@ pub struct Atomic {
     pub a: Slot,
     pub b: Slot,
     pub update: super::atomic::Update,
+    /// The same in shared memory.
+    pub shared: super::atomic::Update,
 }
 
 /// An asynchronous copy of `bytes` from global to shared memory.

@@ -23,6 +23,18 @@ macro_rules! by_type {
 }
 pub(super) use by_type;
 
+/// Applies a function to both halves of 32 bits.
+macro_rules! halves {
+    ($isa:expr, $arity:ident, |$($a:ident),*| $f:expr) => {
+        $isa.$arity(|$($a: u32),*| {
+            let low = { $(let $a = $a as u16;)* $f };
+            let high = { $(let $a = ($a >> 16) as u16;)* $f };
+            u32::from(low) | u32::from(high) << 16
+        })
+    };
+}
+pub(super) use halves;
+
 impl<'a> Decoder<'a> {
     pub(super) fn arith(&mut self, ins: &mut Ins<'a>) -> Result<()> {
         if ins.flag("cc") {
@@ -61,11 +73,18 @@ impl<'a> Decoder<'a> {
             let f = match (opcode, ty) {
                 ("min", Type::S32) => isa.two(|a: i32, b: i32| a.min(b).max(0)),
                 ("max", Type::S32) => isa.two(|a: i32, b: i32| a.max(b).max(0)),
+                ("min", Type::S16x2) => {
+                    halves!(isa, two, |a, b| signed(a).min(signed(b)).max(0) as u16)
+                }
+                ("max", Type::S16x2) => {
+                    halves!(isa, two, |a, b| signed(a).max(signed(b)).max(0) as u16)
+                }
                 _ => return Err(unsupported(ins)),
             };
             return self.same_type(ins, f, ty, 2);
         }
         let f = match (opcode, part) {
+            _ if matches!(ty, Type::U16x2 | Type::S16x2) => pair_arith(isa, opcode, ty),
             ("mul" | "mad", "wide") => return self.wide_product(ins, ty, opcode == "mad"),
             ("mul", "hi") => high_product(isa, ty),
             ("mad", "hi") => high_mad(isa, ty),
@@ -233,6 +252,23 @@ impl<'a> Decoder<'a> {
 }
 
 #[inline(always)]
+fn signed(a: u16) -> i16 {
+    a as i16
+}
+
+/// Pairs of 16-bit integers.
+fn pair_arith(isa: Isa, opcode: &str, ty: Type) -> Option<Map> {
+    Some(match (opcode, ty) {
+        ("add", _) => halves!(isa, two, |a, b| a.wrapping_add(b)),
+        ("min", Type::U16x2) => halves!(isa, two, |a, b| a.min(b)),
+        ("max", Type::U16x2) => halves!(isa, two, |a, b| a.max(b)),
+        ("min", _) => halves!(isa, two, |a, b| signed(a).min(signed(b)) as u16),
+        ("max", _) => halves!(isa, two, |a, b| signed(a).max(signed(b)) as u16),
+        _ => return None,
+    })
+}
+
+#[inline(always)]
 fn high_s32(a: i32, b: i32) -> i32 {
     ((i64::from(a) * i64::from(b)) >> 32) as i32
 }
@@ -324,6 +360,11 @@ fn mad_carry(isa: Isa, ty: Type, high: bool) -> Option<Carry> {
         }),
         (Type::U64, true) => isa.carry(|a: u64, b: u64, c: u64, carry: bool| {
             let sum = ((u128::from(a) * u128::from(b)) >> 64) + u128::from(c) + u128::from(carry);
+            (sum as u64, sum >> 64 != 0)
+        }),
+        (Type::S64, true) => isa.carry(|a: u64, b: u64, c: u64, carry: bool| {
+            let high = (i128::from(a as i64) * i128::from(b as i64)) >> 64;
+            let sum = u128::from(high as u64) + u128::from(c) + u128::from(carry);
             (sum as u64, sum >> 64 != 0)
         }),
         _ => return None,

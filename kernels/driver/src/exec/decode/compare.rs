@@ -2,7 +2,7 @@
 
 use super::super::float16::{bf16_to_f32, f16_to_f32};
 use super::super::lanes::{Isa, Test};
-use super::super::op::{Cond, Kind, Logic, Part, SINK};
+use super::super::op::{Cond, Kind, Logic, Part, Pred, SINK};
 use super::arith::by_type;
 use super::float::flush;
 use super::operands::is_wide;
@@ -56,9 +56,16 @@ impl<'a> Decoder<'a> {
                 let wide = is_wide(ty);
                 let d = self.target(ins, ty)?;
                 match name.as_str() {
-                    "%clock" | "%clock_hi" | "%clock64" | "%globaltimer" | "%globaltimer_lo"
-                    | "%globaltimer_hi" => {
+                    "%clock" | "%clock64" | "%globaltimer" | "%globaltimer_lo" => {
                         self.emit(Kind::Clock { d, wide });
+                    }
+                    "%clock_hi" | "%globaltimer_hi" => {
+                        let whole = self.new_slot(true);
+                        self.emit(Kind::Clock {
+                            d: whole,
+                            wide: true,
+                        });
+                        self.map(isa.one(|a: u64| (a >> 32) as u32), d, false, &[whole]);
                     }
                     "%gridid" => {
                         let zero = self.constant(0, wide);
@@ -242,7 +249,11 @@ impl<'a> Decoder<'a> {
         let ty = ins.ty()?;
         ins.expect_operands(3 + usize::from(logic.is_some()))?;
         if matches!(ty, Type::F16x2 | Type::Bf16x2) {
-            return self.setp_pairs(ins, name, ty, logic);
+            let Operand::Pair(p, q) = ins.operand(0)? else {
+                return Err(ins.error("p|q is wanted"));
+            };
+            let (p, q) = (self.pred(ins, p)?, self.pred(ins, q)?);
+            return self.test_halves(ins, (name, logic, ftz), ty, p, q);
         }
         let f = test(self.isa, name, ty, ftz)
             .ok_or_else(|| ins.error("not supported for this type"))?;
@@ -269,25 +280,22 @@ impl<'a> Decoder<'a> {
     }
 
     /// p for the lower halves, q for the upper ones.
-    fn setp_pairs(
+    fn test_halves(
         &mut self,
         ins: &Ins<'a>,
-        name: &str,
+        (name, logic, ftz): (&str, Option<Logic>, bool),
         ty: Type,
-        logic: Option<Logic>,
+        p: Pred,
+        q: Pred,
     ) -> Result<()> {
         let half = if ty == Type::F16x2 {
             Type::F16
         } else {
             Type::Bf16
         };
-        let f = test(self.isa, name, half, false)
+        let f = test(self.isa, name, half, ftz)
             .ok_or_else(|| ins.error("not supported for this type"))?;
         let (a, b) = (self.source(ins, 1, ty)?, self.source(ins, 2, ty)?);
-        let Operand::Pair(p, q) = ins.operand(0)? else {
-            return Err(ins.error("p|q is wanted"));
-        };
-        let (p, q) = (self.pred(ins, p)?, self.pred(ins, q)?);
         let c = if logic.is_some() {
             self.cond(ins, ins.operand(3)?)?
         } else {
@@ -298,30 +306,26 @@ impl<'a> Decoder<'a> {
         let (ah, bh) = (self.new_slot(false), self.new_slot(false));
         self.map(high, ah, false, &[a]);
         self.map(high, bh, false, &[b]);
-        self.emit(Kind::Test {
-            f,
-            p,
-            q: SINK,
-            a,
-            b,
-            logic,
-            c,
-        });
-        self.emit(Kind::Test {
-            f,
-            p: q,
-            q: SINK,
-            a: ah,
-            b: bh,
-            logic,
-            c,
-        });
+        for (p, a, b) in [(p, a, b), (q, ah, bh)] {
+            self.emit(Kind::Test {
+                f,
+                p,
+                q: SINK,
+                a,
+                b,
+                logic,
+                c,
+            });
+        }
         Ok(())
     }
 
     fn set(&mut self, ins: &mut Ins<'a>) -> Result<()> {
         let (name, logic, ftz) = self.comparison(ins)?;
         let (out, ty) = (ins.ty()?, ins.ty()?);
+        if matches!(ty, Type::F16x2 | Type::Bf16x2) {
+            return self.set_halves(ins, (name, logic, ftz), out, ty);
+        }
         let f = test(self.isa, name, ty, ftz)
             .ok_or_else(|| ins.error("not supported for this type"))?;
         let (a, b) = (self.source(ins, 1, ty)?, self.source(ins, 2, ty)?);
@@ -357,6 +361,38 @@ impl<'a> Decoder<'a> {
             p: Cond { pred: p, flip: 0 },
             wide: false,
         });
+        Ok(())
+    }
+
+    /// Ones of a pair's type where the comparison of the halves holds.
+    fn set_halves(
+        &mut self,
+        ins: &Ins<'a>,
+        comparison: (&str, Option<Logic>, bool),
+        out: Type,
+        ty: Type,
+    ) -> Result<()> {
+        let one = match out {
+            Type::F16x2 if ty == out => 0x3c00,
+            Type::Bf16x2 if ty == out => 0x3f80,
+            _ => return Err(ins.error("pairs are compared into pairs of their type")),
+        };
+        let (p, q) = (self.new_pred(ins)?, self.new_pred(ins)?);
+        self.test_halves(ins, comparison, ty, p, q)?;
+        let d = self.target(ins, out)?;
+        let (low, high) = (self.new_slot(false), self.new_slot(false));
+        let none = self.constant(0, false);
+        for (d, a, pred) in [(low, one, p), (high, one << 16, q)] {
+            let a = self.constant(a, false);
+            self.emit(Kind::Select {
+                d,
+                a,
+                b: none,
+                p: Cond { pred, flip: 0 },
+                wide: false,
+            });
+        }
+        self.map(self.isa.two(|a: u32, b: u32| a | b), d, false, &[low, high]);
         Ok(())
     }
 
@@ -401,6 +437,12 @@ impl<'a> Decoder<'a> {
     }
 }
 
+/// A subnormal f16 counts as zero.
+#[inline(always)]
+fn normal_f16(h: u16) -> f32 {
+    f16_to_f32(if h & 0x7c00 == 0 { h & 0x8000 } else { h })
+}
+
 /// The comparison for a type; the unordered ones hold if either is NaN.
 fn test(isa: Isa, name: &str, ty: Type, ftz: bool) -> Option<Test> {
     macro_rules! numbers {
@@ -408,6 +450,9 @@ fn test(isa: Isa, name: &str, ty: Type, ftz: bool) -> Option<Test> {
             match ty {
                 Type::F32 if ftz => {
                     Some(isa.test(|a: f32, b: f32| { let ($a, $b) = (flush(a), flush(b)); $e }))
+                }
+                Type::F16 if ftz => {
+                    Some(isa.test(|a: u16, b: u16| { let ($a, $b) = (normal_f16(a), normal_f16(b)); $e }))
                 }
                 Type::F16 => {
                     Some(isa.test(|a: u16, b: u16| { let ($a, $b) = (f16_to_f32(a), f16_to_f32(b)); $e }))

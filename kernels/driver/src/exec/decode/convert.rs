@@ -4,8 +4,10 @@
 use super::super::float16::{bf16_to_f32, canonical, f16_to_f32, f32_to_bf16, f32_to_f16};
 use super::super::lanes::Map;
 use super::super::op::{Part, Slot};
-use super::convert_packed::{bf16_towards_zero, f16_towards_zero, relu16};
-use super::float::{Towards, flush, round32, saturate};
+use super::convert_packed::{
+    bf16_away, bf16_towards_zero, f16_away, f16_towards_zero, finite16, relu16,
+};
+use super::float::{Towards, flush, round32, saturate, saturate64};
 use super::float_ops::to_odd;
 use super::operands::is_wide;
 use super::{Decoder, Ins, Result};
@@ -35,6 +37,7 @@ pub(super) struct How {
     pub rounding: Option<Rounding>,
     pub ftz: bool,
     pub sat: bool,
+    pub satfinite: bool,
     pub relu: bool,
 }
 
@@ -51,6 +54,9 @@ pub(super) use pairs;
 
 impl<'a> Decoder<'a> {
     pub(super) fn convert(&mut self, ins: &mut Ins<'a>) -> Result<()> {
+        if ins.flag("pack") {
+            return self.convert_pack(ins);
+        }
         let rounding = ins.one_of(&[
             ("rn", Rounding::Nearest),
             ("rna", Rounding::Away),
@@ -66,12 +72,16 @@ impl<'a> Decoder<'a> {
             rounding,
             ftz: ins.flag("ftz"),
             sat: ins.flag("sat"),
+            satfinite: ins.flag("satfinite"),
             relu: ins.flag("relu"),
         };
         if let Some(e4m3) = ins.one_of(&[("e4m3x2", true), ("e5m2x2", false)]) {
             return self.convert_bytes(ins, e4m3, how);
         }
         let (to, from) = (ins.ty()?, ins.ty()?);
+        if how.satfinite && !(to.is_float() && from == Type::F32) {
+            return Err(ins.error(".satfinite is for floats made of .f32"));
+        }
         if matches!(to, Type::F16x2 | Type::Bf16x2) {
             return self.convert_pair(ins, to, from, how);
         }
@@ -288,13 +298,7 @@ impl<'a> Decoder<'a> {
                 if from == Type::F64 {
                     a = self.step(isa.one(to_odd), false, a);
                 }
-                let f = match (to, rounding) {
-                    (Type::F16, Rounding::Nearest) => isa.one(f32_to_f16),
-                    (Type::F16, Rounding::Towards(Towards::Zero)) => isa.one(f16_towards_zero),
-                    (Type::Bf16, Rounding::Nearest) => isa.one(f32_to_bf16),
-                    (Type::Bf16, Rounding::Towards(Towards::Zero)) => isa.one(bf16_towards_zero),
-                    _ => return Err(unsupported()),
-                };
+                let f = self.to_half(to, rounding).ok_or_else(unsupported)?;
                 self.step(f, false, a)
             }
             _ => return Err(unsupported()),
@@ -303,19 +307,15 @@ impl<'a> Decoder<'a> {
             a = self.step(isa.one(flush), false, a);
         }
         if how.sat {
+            a = self.saturated(to, a);
+        }
+        if how.satfinite {
             let f = match to {
-                Type::F32 => isa.one(saturate),
-                Type::F16 => isa.one(|a: u16| f32_to_f16(saturate(f16_to_f32(a)))),
-                Type::Bf16 => isa.one(|a: u16| f32_to_bf16(saturate(bf16_to_f32(a)))),
-                _ => isa.one(|a: f64| {
-                    if a > 0.0 {
-                        if a < 1.0 { a } else { 1.0 }
-                    } else {
-                        0.0
-                    }
-                }),
+                Type::F16 => isa.one(|a: u16| finite16(a, 0x7c00)),
+                Type::Bf16 => isa.one(|a: u16| finite16(a, 0x7f80)),
+                _ => return Err(ins.error(".satfinite is for f16, bf16, tf32 and 8-bit floats")),
             };
-            a = self.step(f, is_wide(to), a);
+            a = self.step(f, false, a);
         }
         if how.relu {
             if !matches!(to, Type::F16 | Type::Bf16) {
@@ -324,5 +324,57 @@ impl<'a> Decoder<'a> {
             a = self.step(isa.one(relu16), false, a);
         }
         Ok(a)
+    }
+
+    /// f32 to f16 or bf16.
+    pub(super) fn to_half(&self, to: Type, rounding: Rounding) -> Option<Map> {
+        let isa = self.isa;
+        Some(match (to, rounding) {
+            (Type::F16, Rounding::Nearest) => isa.one(f32_to_f16),
+            (Type::F16, Rounding::Towards(Towards::Zero)) => isa.one(f16_towards_zero),
+            (Type::F16, Rounding::Towards(Towards::Minus)) => isa.one(|x: f32| {
+                if x < 0.0 {
+                    f16_away(x)
+                } else {
+                    f16_towards_zero(x)
+                }
+            }),
+            (Type::F16, Rounding::Towards(Towards::Plus)) => isa.one(|x: f32| {
+                if x < 0.0 {
+                    f16_towards_zero(x)
+                } else {
+                    f16_away(x)
+                }
+            }),
+            (Type::Bf16, Rounding::Nearest) => isa.one(f32_to_bf16),
+            (Type::Bf16, Rounding::Towards(Towards::Zero)) => isa.one(bf16_towards_zero),
+            (Type::Bf16, Rounding::Towards(Towards::Minus)) => isa.one(|x: f32| {
+                if x < 0.0 {
+                    bf16_away(x)
+                } else {
+                    bf16_towards_zero(x)
+                }
+            }),
+            (Type::Bf16, Rounding::Towards(Towards::Plus)) => isa.one(|x: f32| {
+                if x < 0.0 {
+                    bf16_towards_zero(x)
+                } else {
+                    bf16_away(x)
+                }
+            }),
+            _ => return None,
+        })
+    }
+
+    /// Clamps a float to [0, 1]; NaN becomes 0.
+    pub(super) fn saturated(&mut self, ty: Type, a: Slot) -> Slot {
+        let isa = self.isa;
+        let f = match ty {
+            Type::F32 => isa.one(saturate),
+            Type::F16 => isa.one(|a: u16| f32_to_f16(saturate(f16_to_f32(a)))),
+            Type::Bf16 => isa.one(|a: u16| f32_to_bf16(saturate(bf16_to_f32(a)))),
+            _ => isa.one(saturate64),
+        };
+        self.step(f, is_wide(ty), a)
     }
 }

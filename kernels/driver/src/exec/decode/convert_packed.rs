@@ -3,10 +3,18 @@
 use super::super::float8::{e4m3_to_f16, e5m2_to_f16, f32_to_e4m3, f32_to_e5m2};
 use super::super::float16::{f16_to_f32, f32_to_bf16, f32_to_f16};
 use super::super::op::Slot;
+use super::arith::halves;
 use super::convert::{How, Rounding};
 use super::float::Towards;
 use super::{Decoder, Ins, Result};
 use crate::ptx::Type;
+
+/// A function's results of two f32, the first one's above.
+macro_rules! both {
+    ($isa:expr, $f:ident) => {
+        $isa.two(|a: f32, b: f32| u32::from($f(a)) << 16 | u32::from($f(b)))
+    };
+}
 
 impl<'a> Decoder<'a> {
     /// `cvt.rn.bf16x2.f32 d, a, b`: a becomes the upper half.
@@ -23,17 +31,10 @@ impl<'a> Decoder<'a> {
         }
         let isa = self.isa;
         let f = match (to, how.rounding) {
-            (Type::F16x2, Some(Rounding::Nearest)) => {
-                isa.two(|a: f32, b: f32| u32::from(f32_to_f16(a)) << 16 | u32::from(f32_to_f16(b)))
-            }
-            (Type::Bf16x2, Some(Rounding::Nearest)) => isa
-                .two(|a: f32, b: f32| u32::from(f32_to_bf16(a)) << 16 | u32::from(f32_to_bf16(b))),
-            (Type::F16x2, Some(Rounding::Towards(Towards::Zero))) => isa.two(|a: f32, b: f32| {
-                u32::from(f16_towards_zero(a)) << 16 | u32::from(f16_towards_zero(b))
-            }),
-            (Type::Bf16x2, Some(Rounding::Towards(Towards::Zero))) => isa.two(|a: f32, b: f32| {
-                u32::from(bf16_towards_zero(a)) << 16 | u32::from(bf16_towards_zero(b))
-            }),
+            (Type::F16x2, Some(Rounding::Nearest)) => both!(isa, f32_to_f16),
+            (Type::Bf16x2, Some(Rounding::Nearest)) => both!(isa, f32_to_bf16),
+            (Type::F16x2, Some(Rounding::Towards(Towards::Zero))) => both!(isa, f16_towards_zero),
+            (Type::Bf16x2, Some(Rounding::Towards(Towards::Zero))) => both!(isa, bf16_towards_zero),
             _ => return Err(ins.error("pairs are rounded by .rn or .rz")),
         };
         let d = self.target(ins, to)?;
@@ -41,6 +42,13 @@ impl<'a> Decoder<'a> {
         self.map(f, d, false, &s);
         if how.relu {
             self.relu_halves(d);
+        }
+        if how.satfinite {
+            let f = match to {
+                Type::F16x2 => halves!(isa, one, |a| finite16(a, 0x7c00)),
+                _ => halves!(isa, one, |a| finite16(a, 0x7f80)),
+            };
+            self.map(f, d, false, &[d]);
         }
         Ok(())
     }
@@ -68,6 +76,10 @@ impl<'a> Decoder<'a> {
         if how.relu {
             self.map(isa.one(relu32), d, false, &[d]);
         }
+        if how.satfinite {
+            let f = isa.one(|a: u32| if a << 1 == 0xff00_0000 { a - 0x2000 } else { a });
+            self.map(f, d, false, &[d]);
+        }
         Ok(())
     }
 
@@ -81,8 +93,10 @@ impl<'a> Decoder<'a> {
             .last()
             .is_some_and(|m| m.ends_with("x2") && m.starts_with('e'));
         let other = ins.ty()?;
-        let saturates = ins.flag("satfinite");
-        if how.rounding != Some(Rounding::Nearest) || how.sat || how.ftz || saturates == bytes_last
+        if how.rounding != Some(Rounding::Nearest)
+            || how.sat
+            || how.ftz
+            || how.satfinite == bytes_last
         {
             return Err(
                 ins.error("8-bit floats are made by .rn.satfinite, and converted to .f16x2 by .rn")
@@ -97,7 +111,7 @@ impl<'a> Decoder<'a> {
                 }
             };
         }
-        macro_rules! halves {
+        macro_rules! split {
             ($f:expr) => {
                 if how.relu {
                     isa.one(|a: u32| {
@@ -115,8 +129,8 @@ impl<'a> Decoder<'a> {
         let (f, to, from, sources) = match (bytes_last, other, e4m3) {
             (false, Type::F32, true) => (pair!(f32_to_e4m3), Type::B16, other, 2),
             (false, Type::F32, false) => (pair!(f32_to_e5m2), Type::B16, other, 2),
-            (false, Type::F16x2, true) => (halves!(f32_to_e4m3), Type::B16, other, 1),
-            (false, Type::F16x2, false) => (halves!(f32_to_e5m2), Type::B16, other, 1),
+            (false, Type::F16x2, true) => (split!(f32_to_e4m3), Type::B16, other, 1),
+            (false, Type::F16x2, false) => (split!(f32_to_e5m2), Type::B16, other, 1),
             (true, Type::F16x2, true) => {
                 (isa.one(|a: u16| widen(a, e4m3_to_f16)), other, Type::B16, 1)
             }
@@ -143,11 +157,14 @@ impl<'a> Decoder<'a> {
 
     /// Negative halves become zero.
     fn relu_halves(&mut self, d: Slot) {
-        let f = self
-            .isa
-            .one(|a: u32| u32::from(relu16(a as u16)) | u32::from(relu16((a >> 16) as u16)) << 16);
-        self.map(f, d, false, &[d]);
+        self.map(halves!(self.isa, one, |a| relu16(a)), d, false, &[d]);
     }
+}
+
+/// Infinity, whose bits these are, becomes the largest number.
+#[inline(always)]
+pub(super) fn finite16(h: u16, infinity: u16) -> u16 {
+    h - u16::from(h & 0x7fff == infinity)
 }
 
 #[inline(always)]
@@ -203,6 +220,14 @@ pub(super) fn f16_towards_zero(x: f32) -> u16 {
     nearest.wrapping_sub(farther.into())
 }
 
+/// Away from zero: one step on where the one towards zero is nearer to it.
+#[inline(always)]
+pub(super) fn f16_away(x: f32) -> u16 {
+    let cut = f16_towards_zero(x);
+    let nearer = f16_to_f32(cut).abs() < x.abs();
+    cut.wrapping_add(nearer.into())
+}
+
 #[inline(always)]
 pub(super) fn bf16_towards_zero(x: f32) -> u16 {
     let cut = (x.to_bits() >> 16) as u16;
@@ -211,4 +236,10 @@ pub(super) fn bf16_towards_zero(x: f32) -> u16 {
     } else {
         cut
     }
+}
+
+#[inline(always)]
+pub(super) fn bf16_away(x: f32) -> u16 {
+    let more = !x.is_nan() && x.to_bits() as u16 != 0;
+    bf16_towards_zero(x).wrapping_add(more.into())
 }

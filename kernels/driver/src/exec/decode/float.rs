@@ -22,6 +22,15 @@ pub(super) fn saturate(x: f32) -> f32 {
     }
 }
 
+#[inline(always)]
+pub(super) fn saturate64(x: f64) -> f64 {
+    if x > 0.0 {
+        if x < 1.0 { x } else { 1.0 }
+    } else {
+        0.0
+    }
+}
+
 /// A rounding mode other than to nearest.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Towards {

@@ -7,9 +7,10 @@
 use super::super::float16::{bf16_to_f32, canonical, f16_to_f32, f32_to_bf16, f32_to_f16};
 use super::super::lanes::{Isa, Map};
 use super::super::op::Slot;
+use super::arith::halves;
 use super::float::{
     Towards, add32, add64, div32, div64, exp2, flush, fma32, fma64, log2, max32, max64, min32,
-    min64, mul32, mul64, nan_of, saturate, sqrt32, sqrt64, tanh,
+    min64, mul32, mul64, nan_of, saturate, saturate64, sqrt32, sqrt64, tanh,
 };
 use super::operands::is_wide;
 use super::{Decoder, Ins, Result};
@@ -38,17 +39,6 @@ macro_rules! directed {
             Rounding::Minus => $isa.$arity(|$($a: $t),*| $f($($a,)* Towards::Minus)),
             _ => $isa.$arity(|$($a: $t),*| $f($($a,)* Towards::Plus)),
         }
-    };
-}
-
-/// Applies a function to both halves of 32 bits.
-macro_rules! halves {
-    ($isa:expr, $arity:ident, |$($a:ident),*| $f:expr) => {
-        $isa.$arity(|$($a: u32),*| {
-            let low = { $(let $a = $a as u16;)* $f };
-            let high = { $(let $a = ($a >> 16) as u16;)* $f };
-            u32::from(low) | u32::from(high) << 16
-        })
     };
 }
 
@@ -109,7 +99,7 @@ impl<'a> Decoder<'a> {
                 f
             }
             Type::F64 if !nan && !xorsign => double(isa, opcode, r),
-            _ if r == Rounding::Nearest && !xorsign => half_arith(isa, opcode, ty, nan),
+            _ if r == Rounding::Nearest => half_arith(isa, opcode, ty, nan, xorsign),
             _ => None,
         };
         let f = f.ok_or_else(|| ins.error("not supported for this type and rounding"))?;
@@ -149,6 +139,8 @@ impl<'a> Decoder<'a> {
             Type::F32 => Some(isa.one(flush)),
             Type::F16 => Some(isa.one(flush16)),
             Type::F16x2 => Some(halves!(isa, one, |a| flush16(a))),
+            Type::Bf16 => Some(isa.one(flush_bf16)),
+            Type::Bf16x2 => Some(halves!(isa, one, |a| flush_bf16(a))),
             _ => None,
         };
         let flusher = flusher.filter(|_| around.ftz);
@@ -170,13 +162,7 @@ impl<'a> Decoder<'a> {
         if around.sat {
             let f = match ty {
                 Type::F32 => Some(isa.one(saturate)),
-                Type::F64 => Some(isa.one(|x: f64| {
-                    if x > 0.0 {
-                        if x < 1.0 { x } else { 1.0 }
-                    } else {
-                        0.0
-                    }
-                })),
+                Type::F64 => Some(isa.one(saturate64)),
                 _ => small!(isa, ty, one, |x| saturate(x)),
             };
             let f = f.ok_or_else(|| ins.error(".sat is not supported for this type"))?;
@@ -216,6 +202,7 @@ impl<'a> Decoder<'a> {
                 Some(isa.one(|x: f32| canonical(1.0 / x)))
             }
             ("rcp", Type::F32) => Some(directed!(isa, r, one, |x: f32| rcp32)),
+            ("rcp", Type::F64) if approx => Some(isa.one(|x: f64| rough(1.0 / rough(x)))),
             ("rcp", Type::F64) if r == Rounding::Nearest => Some(isa.one(|x: f64| 1.0 / x)),
             ("rcp", Type::F64) => Some(directed!(isa, r, one, |x: f64| rcp64)),
             ("sqrt", Type::F32) if r == Rounding::Nearest => {
@@ -226,6 +213,9 @@ impl<'a> Decoder<'a> {
             ("sqrt", Type::F64) => Some(directed!(isa, r, one, |x: f64| sqrt64)),
             ("rsqrt", Type::F32) => {
                 Some(isa.one(|x: f32| canonical((1.0 / f64::from(x).sqrt()) as f32)))
+            }
+            ("rsqrt", Type::F64) if around.ftz => {
+                Some(isa.one(|x: f64| rough(1.0 / rough(x).sqrt())))
             }
             ("rsqrt", Type::F64) => Some(isa.one(|x: f64| 1.0 / x.sqrt())),
             ("sin", Type::F32) => Some(isa.one(|x: f32| canonical(f64::from(x).sin() as f32))),
@@ -261,6 +251,24 @@ fn sub64(a: f64, b: f64, towards: Towards) -> f64 {
 }
 
 #[inline(always)]
+fn flush_bf16(h: u16) -> u16 {
+    if h & 0x7f80 == 0 { h & 0x8000 } else { h }
+}
+
+/// The upper word of an f64, a subnormal number as zero.
+#[inline(always)]
+fn rough(x: f64) -> f64 {
+    let kept = if x.is_subnormal() {
+        1 << 63
+    } else if x.is_nan() {
+        !0
+    } else {
+        !0 << 32
+    };
+    f64::from_bits(x.to_bits() & kept)
+}
+
+#[inline(always)]
 fn flush16(h: u16) -> u16 {
     if h & 0x7c00 == 0 { h & 0x8000 } else { h }
 }
@@ -286,8 +294,10 @@ fn single(isa: Isa, opcode: &str, r: Rounding, ftz: bool, nan: bool, xorsign: bo
         "div" => directed!(isa, r, two, |a: f32, b: f32| div32),
         "neg" => isa.one(|a: u32| a ^ 0x8000_0000),
         "abs" => isa.one(|a: u32| a & 0x7fff_ffff),
-        "min" if xorsign => isa.two(|a: f32, b: f32| signed_by(min32(a.abs(), b.abs()), a, b)),
-        "max" if xorsign => isa.two(|a: f32, b: f32| signed_by(max32(a.abs(), b.abs()), a, b)),
+        "min" if xorsign && nan => isa.two(|a: f32, b: f32| nan_of(min_xorsign(a, b), a, b)),
+        "max" if xorsign && nan => isa.two(|a: f32, b: f32| nan_of(max_xorsign(a, b), a, b)),
+        "min" if xorsign => isa.two(min_xorsign),
+        "max" if xorsign => isa.two(max_xorsign),
         "min" if nan => isa.two(|a: f32, b: f32| nan_of(min32(a, b), a, b)),
         "max" if nan => isa.two(|a: f32, b: f32| nan_of(max32(a, b), a, b)),
         "min" => isa.two(min32),
@@ -296,9 +306,21 @@ fn single(isa: Isa, opcode: &str, r: Rounding, ftz: bool, nan: bool, xorsign: bo
     })
 }
 
+/// The exclusive or of two signs on a magnitude; a NaN stays as it is.
 #[inline(always)]
 fn signed_by(magnitude: f32, a: f32, b: f32) -> f32 {
-    f32::from_bits(magnitude.to_bits() | (a.to_bits() ^ b.to_bits()) & 0x8000_0000)
+    let sign = (a.to_bits() ^ b.to_bits()) & 0x8000_0000;
+    canonical(f32::from_bits(magnitude.to_bits() | sign))
+}
+
+#[inline(always)]
+fn min_xorsign(a: f32, b: f32) -> f32 {
+    signed_by(min32(a.abs(), b.abs()), a, b)
+}
+
+#[inline(always)]
+fn max_xorsign(a: f32, b: f32) -> f32 {
+    signed_by(max32(a.abs(), b.abs()), a, b)
 }
 
 fn double(isa: Isa, opcode: &str, r: Rounding) -> Option<Map> {
@@ -353,8 +375,12 @@ pub(super) fn to_odd(x: f64) -> f32 {
     }
 }
 
-fn half_arith(isa: Isa, opcode: &str, ty: Type, nan: bool) -> Option<Map> {
+fn half_arith(isa: Isa, opcode: &str, ty: Type, nan: bool, xorsign: bool) -> Option<Map> {
     match opcode {
+        "min" if xorsign && nan => small!(isa, ty, two, |a, b| nan_of(min_xorsign(a, b), a, b)),
+        "max" if xorsign && nan => small!(isa, ty, two, |a, b| nan_of(max_xorsign(a, b), a, b)),
+        "min" if xorsign => small!(isa, ty, two, |a, b| min_xorsign(a, b)),
+        "max" if xorsign => small!(isa, ty, two, |a, b| max_xorsign(a, b)),
         "add" => small!(isa, ty, two, |a, b| a + b),
         "sub" => small!(isa, ty, two, |a, b| a - b),
         "mul" => small!(isa, ty, two, |a, b| a * b),

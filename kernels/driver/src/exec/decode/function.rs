@@ -275,14 +275,17 @@ impl<'a> Decoder<'a> {
 
     fn refuse_recursion(&self, at: usize, visits: &mut [Visit]) -> Result<()> {
         visits[at] = Visit::Open;
-        for &(_, callee) in &self.functions[at].calls {
+        for &(pc, callee) in &self.functions[at].calls {
             match visits[callee] {
                 Visit::New => self.refuse_recursion(callee, visits)?,
                 Visit::Open => {
-                    return Err(at_line(
-                        self.functions[at].function,
-                        "recursive calls are not supported".into(),
-                    ));
+                    let call = &self.program.info[pc as usize];
+                    return Err(PtxError {
+                        line: call.line,
+                        column: 0,
+                        text: format!("{} {}", call.name, self.functions[callee].function.name),
+                        message: "recursive calls are not supported".into(),
+                    });
                 }
                 Visit::Done => {}
             }

@@ -2,8 +2,8 @@
 
 use super::super::lanes::Isa;
 use super::super::mma::{
-    Bf16, F16, InF16, InF32, InS32, InS32Saturated, Product, S4, S8, Tf32, U4, U8, product,
-    product_f64,
+    Accumulator, Bf16, E4m3, E5m2, Element, F16, InF16, InF32, InS32, InS32Saturated, Product, S4,
+    S8, Tf32, U4, U8, product, product_f64,
 };
 use super::super::op::{Fragment, Kind, Matrix, Multiply};
 use super::super::wmma::Role;
@@ -68,15 +68,26 @@ impl<'a> Decoder<'a> {
     }
 
     fn mma(&mut self, ins: &mut Ins<'a>) -> Result<()> {
+        if ins.left.first().is_some_and(|m| m.starts_with("sp")) {
+            return Err(ins.error("products of sparse matrices are not supported"));
+        }
         if !(ins.flag("sync") && ins.flag("aligned")) {
             return Err(ins.error("the form .sync.aligned is wanted"));
         }
+        // Rows and K.
         let shapes = [
-            "m8n8k4", "m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32", "m16n8k64",
+            ("m8n8k4", (8, 4)),
+            ("m8n8k16", (8, 16)),
+            ("m8n8k32", (8, 32)),
+            ("m16n8k4", (16, 4)),
+            ("m16n8k8", (16, 8)),
+            ("m16n8k16", (16, 16)),
+            ("m16n8k32", (16, 32)),
+            ("m16n8k64", (16, 64)),
         ];
-        let shape = ins.one_of(&shapes.map(|s| (s, s)));
-        let shape =
-            shape.ok_or_else(|| ins.error("the shape is m8n8k4, or m16n8k4 to m16n8k64"))?;
+        let shape = ins.one_of(&shapes);
+        let shape = shape
+            .ok_or_else(|| ins.error("the shape is m8n8k4 to m8n8k32 or m16n8k4 to m16n8k64"))?;
         if !(ins.flag("row") && ins.flag("col")) {
             return Err(ins.error("the form .row.col is wanted"));
         }
@@ -84,35 +95,29 @@ impl<'a> Decoder<'a> {
         let types: [&str; 4] = std::mem::take(&mut ins.left)
             .try_into()
             .map_err(|_| ins.error("the types of D, A, B and C are wanted"))?;
-        let Some((run, a_count, b_count, k)) = mma_product(self.isa, shape, types, saturated)
-        else {
+        let Some((run, bits)) = mma_product(self.isa, shape, types, saturated) else {
             return Err(ins.error("not supported for this shape and these types"));
         };
         ins.expect_operands(4)?;
-        let (sums, rows) = match types[0] {
-            "f64" => (2, 8),
-            "f16" => (2, 16),
-            _ => (4, 16),
-        };
         let word = |ty: &str| match ty {
             "f64" => Type::F64,
             "f32" => Type::F32,
             _ => Type::B32,
         };
         // A and B of f32's size are bits.
-        let factor = if types[1] == "f64" {
-            Type::F64
-        } else {
-            Type::B32
-        };
+        let factor = if bits == 64 { Type::F64 } else { Type::B32 };
+        let (rows, k) = shape;
+        // A lane's share of 8 columns of K elements, and of 8 sums a row.
+        let columns = 8 * k * bits / 32 / (8 * factor.bytes() as usize);
+        let sums = 8 * rows / 32 / if types[0] == "f16" { 2 } else { 1 };
         let multiply = Multiply {
             run,
             d: slots(self, ins, 0, sums, word(types[0]))?,
-            a: slots(self, ins, 1, a_count, factor)?,
-            b: slots(self, ins, 2, b_count, factor)?,
+            a: slots(self, ins, 1, columns * rows / 8, factor)?,
+            b: slots(self, ins, 2, columns, factor)?,
             c: slots(self, ins, 3, sums, word(types[3]))?,
             tiles: 1,
-            flops: 2 * rows * 8 * k,
+            flops: (2 * rows * 8 * k) as u64,
         };
         self.emit(Kind::Multiply(Box::new(multiply)));
         Ok(())
@@ -241,60 +246,82 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// The product, the registers of A and B, and K.
+/// The product of a shape (rows, K) and of the types of D, A, B and C, and the bits of A's elements.
 fn mma_product(
     isa: Isa,
-    shape: &str,
+    shape: (usize, usize),
     types: [&str; 4],
     saturated: bool,
-) -> Option<(Product, usize, usize, u64)> {
-    macro_rules! float {
-        ($k:literal, $e:ty, $sum:ty, $a:literal, $b:literal) => {
-            (product::<$k, $e, $e, $sum>(isa), $a, $b, $k)
-        };
-    }
-    macro_rules! integer {
-        ($k:literal, $e:ty, $f:ty, $a:literal, $b:literal) => {
-            if saturated {
-                (product::<$k, $e, $f, InS32Saturated>(isa), $a, $b, $k)
-            } else {
-                (product::<$k, $e, $f, InS32>(isa), $a, $b, $k)
-            }
-        };
-    }
+) -> Option<(Product, usize)> {
     let [d, a, b, c] = types;
-    if saturated && (d, c) != ("s32", "s32") {
+    if saturated && d != "s32" || d != c {
         return None;
     }
-    Some(match (shape, [d, a, b, c]) {
-        ("m16n8k16", ["f32", "f16", "f16", "f32"]) => float!(16, F16, InF32, 4, 2),
-        ("m16n8k16", ["f16", "f16", "f16", "f16"]) => float!(16, F16, InF16, 4, 2),
-        ("m16n8k16", ["f32", "bf16", "bf16", "f32"]) => float!(16, Bf16, InF32, 4, 2),
-        ("m16n8k8", ["f32", "f16", "f16", "f32"]) => float!(8, F16, InF32, 2, 1),
-        ("m16n8k8", ["f16", "f16", "f16", "f16"]) => float!(8, F16, InF16, 2, 1),
-        ("m16n8k8", ["f32", "bf16", "bf16", "f32"]) => float!(8, Bf16, InF32, 2, 1),
-        ("m16n8k8", ["f32", "tf32", "tf32", "f32"]) => float!(8, Tf32, InF32, 4, 2),
-        ("m16n8k4", ["f32", "tf32", "tf32", "f32"]) => float!(4, Tf32, InF32, 2, 1),
-        ("m8n8k4", ["f64", "f64", "f64", "f64"]) => (product_f64(isa), 1, 1, 4),
-        (_, ["s32", a, b, "s32"]) => match (shape, a, b) {
-            ("m16n8k16", "s8", "s8") => integer!(16, S8, S8, 2, 1),
-            ("m16n8k16", "s8", "u8") => integer!(16, S8, U8, 2, 1),
-            ("m16n8k16", "u8", "s8") => integer!(16, U8, S8, 2, 1),
-            ("m16n8k16", "u8", "u8") => integer!(16, U8, U8, 2, 1),
-            ("m16n8k32", "s8", "s8") => integer!(32, S8, S8, 4, 2),
-            ("m16n8k32", "s8", "u8") => integer!(32, S8, U8, 4, 2),
-            ("m16n8k32", "u8", "s8") => integer!(32, U8, S8, 4, 2),
-            ("m16n8k32", "u8", "u8") => integer!(32, U8, U8, 4, 2),
-            ("m16n8k32", "s4", "s4") => integer!(32, S4, S4, 2, 1),
-            ("m16n8k32", "s4", "u4") => integer!(32, S4, U4, 2, 1),
-            ("m16n8k32", "u4", "s4") => integer!(32, U4, S4, 2, 1),
-            ("m16n8k32", "u4", "u4") => integer!(32, U4, U4, 2, 1),
-            ("m16n8k64", "s4", "s4") => integer!(64, S4, S4, 4, 2),
-            ("m16n8k64", "s4", "u4") => integer!(64, S4, U4, 4, 2),
-            ("m16n8k64", "u4", "s4") => integer!(64, U4, S4, 4, 2),
-            ("m16n8k64", "u4", "u4") => integer!(64, U4, U4, 4, 2),
-            _ => return None,
-        },
+    Some(match (shape, [d, a, b]) {
+        ((16, 16), ["f32", "f16", "f16"]) => (product::<16, F16, F16, InF32>(isa), 16),
+        ((16, 16), ["f16", "f16", "f16"]) => (product::<16, F16, F16, InF16>(isa), 16),
+        ((16, 16), ["f32", "bf16", "bf16"]) => (product::<16, Bf16, Bf16, InF32>(isa), 16),
+        ((16, 8), ["f32", "f16", "f16"]) => (product::<8, F16, F16, InF32>(isa), 16),
+        ((16, 8), ["f16", "f16", "f16"]) => (product::<8, F16, F16, InF16>(isa), 16),
+        ((16, 8), ["f32", "bf16", "bf16"]) => (product::<8, Bf16, Bf16, InF32>(isa), 16),
+        ((16, 8), ["f32", "tf32", "tf32"]) => (product::<8, Tf32, Tf32, InF32>(isa), 32),
+        ((16, 4), ["f32", "tf32", "tf32"]) => (product::<4, Tf32, Tf32, InF32>(isa), 32),
+        ((8, 4), ["f64", "f64", "f64"]) => (product_f64(isa), 64),
+        ((16, 16), ["f32", ..]) => (floats_of_8_bits::<16, InF32>(isa, a, b)?, 8),
+        ((16, 32), ["f32", ..]) => (floats_of_8_bits::<32, InF32>(isa, a, b)?, 8),
+        ((16, 16), ["f16", ..]) => (floats_of_8_bits::<16, InF16>(isa, a, b)?, 8),
+        ((16, 32), ["f16", ..]) => (floats_of_8_bits::<32, InF16>(isa, a, b)?, 8),
+        ((_, 16), ["s32", ..]) => (
+            integers::<16, S8, U8>(isa, ["s8", "u8"], a, b, saturated)?,
+            8,
+        ),
+        ((16, 32), ["s32", "s8" | "u8", _]) => (
+            integers::<32, S8, U8>(isa, ["s8", "u8"], a, b, saturated)?,
+            8,
+        ),
+        ((_, 32), ["s32", ..]) => (
+            integers::<32, S4, U4>(isa, ["s4", "u4"], a, b, saturated)?,
+            4,
+        ),
+        ((16, 64), ["s32", ..]) => (
+            integers::<64, S4, U4>(isa, ["s4", "u4"], a, b, saturated)?,
+            4,
+        ),
         _ => return None,
+    })
+}
+
+fn floats_of_8_bits<const K: usize, C: Accumulator<Sum = f32>>(
+    isa: Isa,
+    a: &str,
+    b: &str,
+) -> Option<Product> {
+    Some(match (a, b) {
+        ("e4m3", "e4m3") => product::<K, E4m3, E4m3, C>(isa),
+        ("e4m3", "e5m2") => product::<K, E4m3, E5m2, C>(isa),
+        ("e5m2", "e4m3") => product::<K, E5m2, E4m3, C>(isa),
+        ("e5m2", "e5m2") => product::<K, E5m2, E5m2, C>(isa),
+        _ => return None,
+    })
+}
+
+/// Of elements S or U, as a and b name them.
+fn integers<const K: usize, S: Element<Sum = i64>, U: Element<Sum = i64>>(
+    isa: Isa,
+    [signed, unsigned]: [&str; 2],
+    a: &str,
+    b: &str,
+    saturated: bool,
+) -> Option<Product> {
+    let is_signed = |ty: &str| (ty == signed || ty == unsigned).then_some(ty == signed);
+    Some(match (is_signed(a)?, is_signed(b)?, saturated) {
+        (true, true, false) => product::<K, S, S, InS32>(isa),
+        (true, false, false) => product::<K, S, U, InS32>(isa),
+        (false, true, false) => product::<K, U, S, InS32>(isa),
+        (false, false, false) => product::<K, U, U, InS32>(isa),
+        (true, true, true) => product::<K, S, S, InS32Saturated>(isa),
+        (true, false, true) => product::<K, S, U, InS32Saturated>(isa),
+        (false, true, true) => product::<K, U, S, InS32Saturated>(isa),
+        (false, false, true) => product::<K, U, U, InS32Saturated>(isa),
     })
 }

@@ -4,7 +4,7 @@ use super::super::access::window;
 use super::super::moves::moves;
 use super::super::op::{Access, Address, Atomic, Cond, CopyAsync, Kind, Slot};
 use super::operands::is_wide;
-use super::update::update;
+use super::update::{shared_update, update};
 use super::{Decoder, Ins, Result};
 use crate::ptx::{Operand, Space, Type};
 
@@ -200,6 +200,7 @@ impl<'a> Decoder<'a> {
         let update = update(name, ty)
             .filter(|_| count > 1 || !small || name == "add" || name == "cas")
             .ok_or_else(|| ins.error(format!("atomic {name} is not supported for {ty:?}")))?;
+        let shared = shared_update(name, ty).unwrap_or(update);
         let first = usize::from(returns);
         let address = self.address(ins, first, space)?;
         if address.space == Space::Shared || address.space == Space::Generic {
@@ -243,6 +244,7 @@ impl<'a> Decoder<'a> {
                 a,
                 b,
                 update,
+                shared,
             })));
         }
         for (slot, target) in old.into_iter().filter(|(_, t)| **t != Operand::Sink) {

@@ -5,6 +5,7 @@
 //! are slots and nothing else. A modifier that an instruction does not know is an error, never ignored.
 
 mod arith;
+mod bits;
 mod call;
 mod collective;
 mod compare;

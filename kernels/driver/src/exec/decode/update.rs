@@ -37,13 +37,24 @@ fn max_bf16(a: u16, b: u16) -> u16 {
     f32_to_bf16(max32(bf16_to_f32(a), bf16_to_f32(b)))
 }
 
-/// Flushes a subnormal to zero, keeping its sign.
+/// Flushes a subnormal to zero, keeping its sign: atomic sums in global memory do.
 fn flush(x: f32) -> f32 {
     if x.is_subnormal() {
         0f32.copysign(x)
     } else {
         x
     }
+}
+
+/// The update of an atomic operation on one element of shared memory, where sums of f32 keep subnormals.
+pub(super) fn shared_update(name: &str, ty: Type) -> Option<Update> {
+    if (name, ty) == ("add", Type::F32) {
+        return Some(Update(|old, a, _| {
+            let sum = f32::from_bits(old as u32) + f32::from_bits(a as u32);
+            canonical(sum).to_bits().into()
+        }));
+    }
+    update(name, ty)
 }
 
 /// The update of an atomic operation on one element.

@@ -9,8 +9,12 @@
 //! A warp's horizon is the step up to which it knows every warp's past. Accesses before it cannot race with the warp,
 //! so that for most requests one comparison a cell is enough, in a few vector instructions for all lanes.
 
+mod runs;
+
 use super::access::{Addresses, lanes};
 use super::lanes::{Isa, for_isa};
+pub use runs::Run;
+use runs::{Cells, Note, note_reads, note_writes};
 
 /// An access: from the highest bits the step of its warp's clock (32), operation (21), flag (1), thread (10). The
 /// step 0 is before everything. The flag of a write says that it was atomic, that of a read that other threads of the
@@ -34,29 +38,6 @@ pub struct SharedShadow {
     read_runs: Note,
     write_runs: Note,
 }
-
-struct Cells {
-    writes: Vec<Stamp>,
-    /// Two readers of different threads suffice: a writer is at most one of them.
-    recent: Vec<Stamp>,
-    earlier: Vec<Stamp>,
-    state: Vec<u16>,
-}
-
-/// Consecutive lanes that access a row of cells, a power of two of cells each; or lanes that read the same cells.
-#[derive(Clone, Copy, Default)]
-pub struct Run {
-    at: u32,
-    cells: u32,
-    /// The first lane's stamp.
-    first: Stamp,
-    /// Binary logarithm of a lane's cells.
-    shift: u32,
-}
-
-/// Notes runs of accesses up to one that needs to be looked at lane by lane, and says whether there was none.
-/// Safety: the host has the instruction set.
-type Note = unsafe fn(&mut Cells, &[Run], Stamp) -> bool;
 
 /// Who accesses, and what it knows.
 #[derive(Clone, Copy)]
@@ -138,15 +119,10 @@ impl SharedShadow {
     pub fn new(bytes: usize, granule: usize) -> SharedShadow {
         let (n, isa) = (bytes.div_ceil(granule), Isa::detect());
         SharedShadow {
-            cells: Cells {
-                writes: vec![0; n],
-                recent: vec![0; n],
-                earlier: vec![0; n],
-                state: vec![0; n],
-            },
+            cells: Cells::new(n),
             cell: granule.trailing_zeros(),
-            read_runs: for_isa!(isa, read_runs(cells: &mut Cells, runs: &[Run], horizon: Stamp) -> bool),
-            write_runs: for_isa!(isa, write_runs(cells: &mut Cells, runs: &[Run], horizon: Stamp) -> bool),
+            read_runs: for_isa!(isa, note_reads(cells: &mut Cells, runs: &[Run], horizon: Stamp) -> bool),
+            write_runs: for_isa!(isa, note_writes(cells: &mut Cells, runs: &[Run], horizon: Stamp) -> bool),
         }
     }
 
@@ -313,116 +289,6 @@ pub struct Write {
     /// The bytes do not change.
     pub same: bool,
     pub atomic: bool,
-}
-
-/// Calls a function on the cells of a run. Rows of 16 bytes and of a word a lane are the most common: with their
-/// length known they take few instructions.
-macro_rules! on_run {
-    ($f:ident, $cells:ident, $run:ident, $horizon:ident) => {{
-        let at = $run.at as usize;
-        macro_rules! of {
-            ($n:expr) => {
-                $f(
-                    &mut $cells.writes[at..][..$n],
-                    &mut $cells.recent[at..][..$n],
-                    &mut $cells.earlier[at..][..$n],
-                    &mut $cells.state[at..][..$n],
-                    $run,
-                    $horizon,
-                )
-            };
-        }
-        match $run.cells as usize {
-            4 => of!(4),
-            32 => of!(32),
-            n => of!(n),
-        }
-    }};
-}
-
-#[inline(always)]
-fn read_runs(cells: &mut Cells, runs: &[Run], horizon: Stamp) -> bool {
-    for run in runs {
-        if !on_run!(read_run, cells, run, horizon) {
-            return false;
-        }
-    }
-    true
-}
-
-#[inline(always)]
-fn write_runs(cells: &mut Cells, runs: &[Run], horizon: Stamp) -> bool {
-    for run in runs {
-        if !on_run!(write_run, cells, run, horizon) {
-            return false;
-        }
-    }
-    true
-}
-
-#[inline(always)]
-fn read_run(
-    writes: &mut [Stamp],
-    recent: &mut [Stamp],
-    earlier: &mut [Stamp],
-    state: &mut [u16],
-    run: &Run,
-    horizon: Stamp,
-) -> bool {
-    let (first, shift) = (run.first, run.shift);
-    let mut unusual = 0;
-    for &mut state in state {
-        unusual |= state ^ VALID;
-    }
-    let mut races = false;
-    for (i, &mut write) in writes.iter_mut().enumerate() {
-        let mine = first + (i as u64 >> shift);
-        let another = ((write ^ mine) & THREAD != 0) | (mine & FLAG != 0);
-        races |= (write >= horizon) & another;
-    }
-    if races || unusual != 0 {
-        return false;
-    }
-    for (i, (recent, earlier)) in recent.iter_mut().zip(earlier).enumerate() {
-        let mine = first + (i as u64 >> shift);
-        let another = (*recent ^ mine) & (THREAD | FLAG) != 0;
-        *earlier = if another { *recent } else { *earlier };
-        *recent = mine;
-    }
-    true
-}
-
-#[inline(always)]
-fn write_run(
-    writes: &mut [Stamp],
-    recent: &mut [Stamp],
-    earlier: &mut [Stamp],
-    state: &mut [u16],
-    run: &Run,
-    horizon: Stamp,
-) -> bool {
-    let (first, shift) = (run.first, run.shift);
-    let mut highest = 0;
-    for &state in &*state {
-        highest |= state;
-    }
-    let mut races = false;
-    for i in 0..writes.len() {
-        let mine = first + (i as u64 >> shift);
-        let (write, recent, earlier) = (writes[i], recent[i], earlier[i]);
-        let reader = THREAD | FLAG;
-        races |= (write >= horizon) & ((write ^ mine) & THREAD != 0);
-        races |= (recent >= horizon) & ((recent ^ mine) & reader != 0);
-        races |= (earlier >= horizon) & ((earlier ^ mine) & reader != 0);
-    }
-    if races || highest >= UNDER_WAY {
-        return false;
-    }
-    for (i, write) in writes.iter_mut().enumerate() {
-        *write = first + (i as u64 >> shift);
-    }
-    state.fill(VALID);
-    true
 }
 
 #[cfg(test)]
