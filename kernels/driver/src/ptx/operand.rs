@@ -59,6 +59,9 @@ impl<'a> Parser<'a> {
                 );
             }
         };
+        if matches!(self.peek(), Some(Token::Punct(','))) {
+            return Err(self.error("coordinates of textures and tensors are not supported"));
+        }
         self.expect(']')?;
         Ok(Operand::Address(Box::new(base), offset))
     }
