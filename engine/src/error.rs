@@ -46,6 +46,14 @@ pub enum Error {
         /// The device.
         device: String,
     },
+    /// A CUDA device, its driver or a kernel.
+    #[error("{op}: {detail}")]
+    Cuda {
+        /// What was to be done.
+        op: &'static str,
+        /// With which shapes or how much memory, the driver's answer, and what helps.
+        detail: String,
+    },
     /// The tape cannot be swept.
     #[error("backward: {0}")]
     Backward(String),

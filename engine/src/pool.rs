@@ -43,7 +43,7 @@ thread_local! {
 }
 
 /// Size classes: four per power of two, so at most a quarter is wasted. Returns (class, bytes).
-fn class_of(bytes: usize) -> (usize, usize) {
+pub(crate) fn class_of(bytes: usize) -> (usize, usize) {
     let bytes = bytes.max(512);
     let shift = (usize::BITS - (bytes - 1).leading_zeros()).max(3) as usize - 3; // quarters of the octave below
     let size = bytes.div_ceil(1 << shift) << shift;

@@ -4,12 +4,35 @@
 //! FLOPs and bytes. Texts are expanded at run time, one for each variant that is asked for, so that a program carries
 //! only the templates and a device only what it runs; [`registry`] lists the variants that the tests assemble.
 
+pub mod cross_entropy;
+mod element;
 mod error;
+pub mod gather;
 pub mod gemm;
 mod kernels;
+pub mod map;
+pub mod norm;
 pub mod philox;
+pub mod reduce;
 pub mod registry;
+pub mod select;
+pub mod softmax;
 pub mod template;
+pub mod update;
+
+/// Where a template finds the fields of its kernel's argument, and under `size` how large that is.
+type Offsets = std::collections::BTreeMap<&'static str, usize>;
+
+/// The [`Offsets`] of these fields.
+macro_rules! offsets {
+    ($arguments:ty: $($field:ident)*) => {
+        $crate::Offsets::from([
+            ("size", size_of::<$arguments>()),
+            $((stringify!($field), std::mem::offset_of!($arguments, $field)),)*
+        ])
+    };
+}
+pub(crate) use offsets;
 
 pub use error::KernelError;
 pub use kernels::Kernels;

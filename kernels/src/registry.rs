@@ -1,9 +1,12 @@
 //! The variants that the tests walk.
 
-use crate::KernelError;
+use crate::gather::{self, Scatter};
 use crate::gemm::{Activation, Loader, Major, Output, Tile, Type, Variant};
+use crate::kernels::ROW_THREADS;
+use crate::map::{self, Element, Function, Mode};
 use crate::philox::Distribution;
 use crate::template::Ptx;
+use crate::{KernelError, cross_entropy, norm, reduce, select, softmax, update};
 
 /// A kernel of some family.
 #[derive(Clone, Debug)]
@@ -24,15 +27,97 @@ pub struct Entry {
 /// # Errors
 /// A template does not expand.
 pub fn entries() -> Result<Vec<Entry>, KernelError> {
-    let philox = Distribution::ALL.into_iter().map(|distribution| {
-        Ok(Entry {
-            name: distribution.kernel(),
-            ptx: distribution.expand()?,
-            threads: distribution.threads(),
+    let mut all = gemm().iter().map(entry).collect::<Result<Vec<_>, _>>()?;
+    let mut add = |name: String, threads, ptx: Result<Ptx, KernelError>| {
+        let ptx = ptx?;
+        all.push(Entry {
+            name,
+            ptx,
+            threads,
             shared: 0,
-        })
-    });
-    gemm().iter().map(entry).chain(philox).collect()
+        });
+        Ok(())
+    };
+    for kernel in Distribution::ALL {
+        add(kernel.kernel(), kernel.threads(), kernel.expand())?;
+    }
+    for kernel in maps() {
+        add(kernel.name(), kernel.threads(), kernel.expand())?;
+    }
+    for kernel in reduce::Variant::all() {
+        add(kernel.name(), kernel.threads(), kernel.expand())?;
+    }
+    for kernel in gathers() {
+        add(kernel.name(), kernel.threads(), kernel.expand())?;
+    }
+    add(Scatter::NAME.into(), Scatter::threads(), Scatter::expand())?;
+    for kernel in select::Kind::ALL {
+        add(kernel.name().into(), kernel.threads(), kernel.expand())?;
+    }
+    for kernel in update::Rule::ALL {
+        add(kernel.name().into(), kernel.threads(), kernel.expand())?;
+    }
+    let threads = ROW_THREADS as usize;
+    for kernel in softmax::Variant::ALL {
+        add(kernel.name().into(), threads, kernel.expand())?;
+    }
+    for kernel in cross_entropy::Kind::ALL {
+        add(kernel.name().into(), threads, kernel.expand())?;
+    }
+    for kernel in norm::Variant::all() {
+        add(kernel.name().into(), threads, kernel.expand())?;
+    }
+    Ok(all)
+}
+
+/// Every function with contiguous operands; of three operands, every way to read one, with one axis and with three; every copy.
+pub fn maps() -> Vec<map::Variant> {
+    let variant = |function: Function, rank, modes: &[Mode], [from, to]: [Element; 2]| {
+        let mode = |i: usize| modes[i % modes.len()];
+        map::Variant {
+            function,
+            rank,
+            out: (to, mode(0)),
+            inputs: (1..=function.arity()).map(|i| (from, mode(i))).collect(),
+        }
+    };
+    let f32s = [Element::F32; 2];
+    let vectors = &[Mode::Vector][..];
+    let mut all: Vec<_> = Function::all()
+        .map(|function| variant(function, 1, vectors, f32s))
+        .collect();
+    let mixed = [Mode::Strided, Mode::Vector, Mode::Single, Mode::Strided];
+    for rank in [1, 3] {
+        all.push(variant(Function::Where, rank, &mixed, f32s));
+        all.push(variant(Function::Where, rank, &mixed[1..], f32s));
+    }
+    for from in Element::ALL {
+        for to in Element::ALL {
+            let copies = [vectors, &[Mode::Strided]]
+                .map(|modes| variant(Function::Copy, 1, modes, [from, to]));
+            all.extend(copies.into_iter().filter(|_| from.converted(to).is_some()));
+        }
+    }
+    // Copies of one size have one text.
+    let mut seen = std::collections::BTreeSet::new();
+    all.retain(|v| seen.insert(v.name()));
+    all
+}
+
+/// The types that tables have.
+fn gathers() -> impl Iterator<Item = gather::Variant> {
+    let f32 = |from| [from, Element::F32];
+    let same = |element| [element, element];
+    [
+        f32(Element::F32),
+        f32(Element::Bf16),
+        f32(Element::F16),
+        same(Element::U8),
+        same(Element::Bf16),
+        same(Element::I64),
+    ]
+    .into_iter()
+    .flat_map(|elements| [1, 4].map(|chunk| gather::Variant { elements, chunk }))
 }
 
 fn entry(variant: &Variant) -> Result<Entry, KernelError> {

@@ -4,7 +4,7 @@
 //! are visible in all of them. Beyond the built-in filters there are
 //!
 //! ```text
-//! x | f32      the number as a PTX literal: 1.0 | f32 = 0f3F800000
+//! x | f32      the number as a PTX literal: 1.0 | f32 = 0f3F800000; f64 likewise
 //! xor(i, j)    exclusive or of two whole numbers, for permuted addresses
 //! ```
 //!
@@ -82,6 +82,7 @@ impl Template {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
         environment.add_filter("f32", |x: f64| format!("0f{:08X}", (x as f32).to_bits()));
+        environment.add_filter("f64", |x: f64| format!("0d{:016X}", x.to_bits()));
         environment.add_function("xor", |i: u32, j: u32| i ^ j);
         for (name, source) in self.files {
             environment.add_template_owned(*name, marked(name, source))?;

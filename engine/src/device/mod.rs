@@ -12,7 +12,9 @@ use crate::ops::unary::Unary;
 use crate::random::RandomKey;
 use crate::tensor::Tensor;
 
+mod axes;
 pub mod cpu;
+pub mod cuda;
 pub mod oracle;
 
 pub(crate) use cpu::product::product_with;
@@ -74,7 +76,7 @@ pub enum Distribution {
 
 /// What a device must do. Outputs are fresh, contiguous tensors of the right shape unless said otherwise;
 /// inputs may be any strided view of the same device.
-pub trait Backend: Send + Sync {
+pub trait Backend: Any + Send + Sync {
     /// `cpu`, `oracle`, `cuda`, ….
     fn name(&self) -> &'static str;
     /// Memory for `len` elements, zeroed or arbitrary.
@@ -135,6 +137,14 @@ impl Device {
         ORACLE.get_or_init(|| Device::new(oracle::Oracle)).clone()
     }
 
+    /// The CUDA driver's device `ordinal`, called `name` in messages.
+    ///
+    /// # Errors
+    /// No driver, no such device, or one without what the kernels need.
+    pub fn cuda(name: &'static str, ordinal: usize) -> Result<Self> {
+        Ok(Device::new(cuda::Cuda::new(name, ordinal)?))
+    }
+
     /// A device of one's own.
     pub fn new(backend: impl Backend + 'static) -> Self {
         Device(Arc::new(backend))
@@ -143,6 +153,16 @@ impl Device {
     /// The backend.
     pub fn backend(&self) -> &dyn Backend {
         &*self.0
+    }
+
+    /// The CUDA backend, where this is one.
+    pub fn as_cuda(&self) -> Option<&cuda::Cuda> {
+        (self.backend() as &dyn Any).downcast_ref()
+    }
+
+    /// Whether ops with kernels of their own have them here, for the CPU and for CUDA.
+    pub(crate) fn has_kernels(&self) -> bool {
+        self.is_cpu() || self.as_cuda().is_some()
     }
 
     /// Whether tensors lie in host memory as [`crate::pool::PoolBuf`]s.

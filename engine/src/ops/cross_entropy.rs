@@ -7,9 +7,12 @@
 //!
 //! σ is label smoothing (Szegedy et al. 2016). Saved: the logits and each row's log-sum-exp.
 
+use deltaw_kernels::cross_entropy as kernel;
+
 use crate::cpu::threads::Disjoint;
 use crate::cpu::{math, simd, threads};
 use crate::device::Device;
+use crate::device::cuda::{Cuda, failed};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::op::{Forward, Op, Saved, apply};
@@ -51,13 +54,40 @@ impl CrossEntropy {
     }
 }
 
+impl CrossEntropy {
+    /// The losses and log-sum-exps, or the gradient in the logits' place.
+    fn launch(
+        &self,
+        cuda: &Cuda,
+        kind: kernel::Kind,
+        [rows, n]: [usize; 2],
+        [z, lse]: [u64; 2],
+        [targets, weights]: [&Tensor; 2],
+    ) -> Result<()> {
+        let call = kernel::CrossEntropy {
+            kind,
+            rows,
+            n,
+            smoothing: self.smoothing,
+            z,
+            targets: cuda.address("cross_entropy", targets)?,
+            weights: cuda.address("cross_entropy", weights)?,
+            lse,
+        };
+        let (kernels, stream) = cuda.launcher();
+        // SAFETY: contiguous tensors of these sizes, of which those written are unshared; the classes have been checked.
+        unsafe { call.launch(kernels, stream) }
+            .map_err(|e| failed("cross_entropy", &[targets, weights], e))
+    }
+}
+
 impl Op for CrossEntropy {
     fn name(&self) -> &'static str {
         "cross_entropy"
     }
 
     fn supports(&self, device: &Device) -> bool {
-        device.is_cpu()
+        device.has_kernels()
     }
 
     /// Inputs: logits, classes, weights that sum to 1.
@@ -68,6 +98,27 @@ impl Op for CrossEntropy {
             inputs[2].packed()?,
         );
         let (n, c) = (z.rows(), z.last_dim());
+        if let Some(cuda) = z.device().as_cuda() {
+            let mut lse = Tensor::empty(&[n], DType::F32, z.device())?;
+            let mut losses = Tensor::empty(&[n], DType::F32, z.device())?;
+            let kind = kernel::Kind::Loss {
+                losses: cuda.address_mut("cross_entropy", &mut losses)?,
+            };
+            let at = [
+                cuda.address("cross_entropy", &z)?,
+                cuda.address_mut("cross_entropy", &mut lse)?,
+            ];
+            self.launch(cuda, kind, [n, c], at, [&t, &w])?;
+            if f.needs(0) {
+                for (slot, x) in [&z, &t, &w, &lse].into_iter().enumerate() {
+                    f.save(slot, x);
+                }
+            }
+            // The mean over no rows is NaN.
+            return losses
+                .sum_all()?
+                .affine(1.0, if n == 0 { f64::NAN } else { 0.0 });
+        }
         let (logits, target, weight) = (
             z.as_slice::<f32>()?,
             t.as_slice::<u32>()?,
@@ -132,6 +183,19 @@ impl Op for CrossEntropy {
     /// The logits, the largest tensor of a language model's step, give their place to their gradient.
     fn backward(&self, mut saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let mut dz = saved.take(0)?.into_own()?;
+        if let Some(cuda) = dz.device().clone().as_cuda() {
+            let dy = dy.packed()?;
+            let kind = kernel::Kind::Gradient {
+                dy: cuda.address("cross_entropy", &dy)?,
+            };
+            let at = [
+                cuda.address_mut("cross_entropy", &mut dz)?,
+                cuda.address("cross_entropy", saved.get(3)?)?,
+            ];
+            let size = [dz.rows(), dz.last_dim()];
+            self.launch(cuda, kind, size, at, [saved.get(1)?, saved.get(2)?])?;
+            return grads.add(0, dz);
+        }
         let (c, scale) = (dz.last_dim(), dy.item()? as f32);
         let target = saved.get(1)?.as_slice::<u32>()?;
         let (weight, lse) = (

@@ -9,9 +9,12 @@
 //!
 //! Saved: x, g, and μ and r of each row.
 
+use deltaw_kernels::norm as kernel;
+
 use crate::cpu::simd;
 use crate::cpu::threads::{self, Disjoint};
 use crate::device::Device;
+use crate::device::cuda::{Cuda, failed};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::op::{Forward, Op, Saved, apply};
@@ -92,6 +95,48 @@ impl Norm {
     }
 }
 
+impl Norm {
+    /// Adds dg and db from the sums `[parts, 2, n]` of parts of the rows.
+    fn add_sums(&self, grads: &mut Grads, partial: &Tensor) -> Result<()> {
+        let sums = partial.sum(0)?;
+        grads.add(1, sums.narrow(0, 0, 1)?.squeeze(0)?)?;
+        if self.centred {
+            grads.add(2, sums.narrow(0, 1, 1)?.squeeze(0)?)?;
+        }
+        Ok(())
+    }
+
+    /// What all launches share.
+    fn call(
+        &self,
+        cuda: &Cuda,
+        kind: kernel::Kind,
+        x: &Tensor,
+        gain: &Tensor,
+    ) -> Result<kernel::Norm> {
+        Ok(kernel::Norm {
+            variant: kernel::Variant {
+                centred: self.centred,
+                kind,
+            },
+            rows: x.rows(),
+            n: x.last_dim(),
+            x: cuda.address(self.name(), x)?,
+            gain: cuda.address(self.name(), gain)?,
+            bias: 0,
+            stats: 0,
+            dy: 0,
+            out: 0,
+        })
+    }
+
+    fn launch(&self, cuda: &Cuda, call: kernel::Norm, x: &Tensor) -> Result<()> {
+        let (kernels, stream) = cuda.launcher();
+        // SAFETY: contiguous tensors of these sizes, of which those written are unshared.
+        unsafe { call.launch(kernels, stream) }.map_err(|e| failed(self.name(), &[x], e))
+    }
+}
+
 impl Op for Norm {
     fn name(&self) -> &'static str {
         if self.centred {
@@ -102,7 +147,7 @@ impl Op for Norm {
     }
 
     fn supports(&self, device: &Device) -> bool {
-        device.is_cpu()
+        device.has_kernels()
     }
 
     fn is_remade(&self) -> bool {
@@ -113,6 +158,26 @@ impl Op for Norm {
         let (x, n, rows) = (inputs[0].packed()?, inputs[0].last_dim(), inputs[0].rows());
         let gain = inputs[1].packed()?;
         let bias = inputs.get(2).map(|b| b.packed()).transpose()?;
+        if let Some(cuda) = x.device().as_cuda() {
+            let mut stats = Tensor::empty(&[rows, 2], DType::F32, x.device())?;
+            let mut y = Tensor::empty(x.shape(), DType::F32, x.device())?;
+            let kind = kernel::Kind::Forward { eps: self.eps };
+            let call = kernel::Norm {
+                bias: bias
+                    .as_ref()
+                    .map_or(Ok(0), |b| cuda.address(self.name(), b))?,
+                stats: cuda.address_mut(self.name(), &mut stats)?,
+                out: cuda.address_mut(self.name(), &mut y)?,
+                ..self.call(cuda, kind, &x, &gain)?
+            };
+            self.launch(cuda, call, &x)?;
+            if f.needs_any() {
+                f.save(0, &x);
+                f.save(1, &stats);
+                f.save(2, &gain);
+            }
+            return Ok(y);
+        }
         let (source, g) = (x.as_slice::<f32>()?, gain.as_slice::<f32>()?);
         let b = bias.as_ref().map(|b| b.as_slice::<f32>()).transpose()?;
         let mut stats = Tensor::empty(&[rows, 2], DType::F32, x.device())?;
@@ -181,6 +246,25 @@ impl Op for Norm {
     fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let (x, stats, gain, dy) = (saved.get(0)?, saved.get(1)?, saved.get(2)?, dy.packed()?);
         let (n, rows) = (x.last_dim(), x.rows());
+        if let Some(cuda) = x.device().as_cuda() {
+            let call = |kind, out: &mut Tensor| {
+                let call = kernel::Norm {
+                    stats: cuda.address(self.name(), stats)?,
+                    dy: cuda.address(self.name(), &dy)?,
+                    out: cuda.address_mut(self.name(), out)?,
+                    ..self.call(cuda, kind, x, gain)?
+                };
+                self.launch(cuda, call, x)
+            };
+            grads.write(0, |dx, beta| call(kernel::Kind::Backward { beta }, dx))?;
+            if grads.needs(1) || (self.centred && grads.needs(2)) {
+                let parts = kernel::Norm::parts(rows);
+                let mut partial = Tensor::empty(&[parts, 2, n], DType::F32, x.device())?;
+                call(kernel::Kind::Columns, &mut partial)?;
+                self.add_sums(grads, &partial)?;
+            }
+            return Ok(());
+        }
         let (source, s, g, d) = (
             x.as_slice::<f32>()?,
             stats.as_slice::<f32>()?,
@@ -227,11 +311,7 @@ impl Op for Norm {
                     },
                 );
             });
-            let sums = partial.sum(0)?;
-            grads.add(1, sums.narrow(0, 0, 1)?.squeeze(0)?)?;
-            if self.centred {
-                grads.add(2, sums.narrow(0, 1, 1)?.squeeze(0)?)?;
-            }
+            self.add_sums(grads, &partial)?;
         }
         Ok(())
     }

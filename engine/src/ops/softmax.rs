@@ -7,8 +7,11 @@
 //!
 //! Saved: the result.
 
+use deltaw_kernels::softmax as kernel;
+
 use crate::cpu::{math, simd, threads};
 use crate::device::Device;
+use crate::device::cuda::{Cuda, failed};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::op::{Forward, Op, Saved, apply};
@@ -33,18 +36,58 @@ pub(crate) fn log_sum_exp(x: &[f32]) -> f32 {
     }
 }
 
+impl Softmax {
+    /// y of x, or dx of y and dy.
+    fn launch<const K: usize>(
+        &self,
+        cuda: &Cuda,
+        inputs: [&Tensor; K],
+        out: &mut Tensor,
+    ) -> Result<()> {
+        let op = self.name();
+        let (rows, n, backward) = (out.rows(), out.last_dim(), K == 2);
+        let (first, result) = (cuda.address(op, inputs[0])?, cuda.address_mut(op, out)?);
+        let softmax = kernel::Softmax {
+            variant: kernel::Variant {
+                log: self.log,
+                backward,
+            },
+            rows,
+            n,
+            x: if backward { result } else { first },
+            y: if backward { first } else { result },
+            dy: if backward {
+                cuda.address(op, inputs[K - 1])?
+            } else {
+                0
+            },
+        };
+        let (kernels, stream) = cuda.launcher();
+        // SAFETY: the operands are contiguous tensors of this size, and the result is unshared.
+        unsafe { softmax.launch(kernels, stream) }.map_err(|e| failed(op, &inputs, e))
+    }
+}
+
 impl Op for Softmax {
     fn name(&self) -> &'static str {
         if self.log { "log_softmax" } else { "softmax" }
     }
 
     fn supports(&self, device: &Device) -> bool {
-        device.is_cpu()
+        device.has_kernels()
     }
 
     fn forward(&self, f: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
         let x = inputs[0].packed()?;
         x.expect_dtype(self.name(), DType::F32)?;
+        if let Some(cuda) = x.device().as_cuda() {
+            let mut y = Tensor::empty(x.shape(), DType::F32, x.device())?;
+            self.launch(cuda, [&x], &mut y)?;
+            if f.needs(0) {
+                f.save(0, &y);
+            }
+            return Ok(y);
+        }
         let (n, source) = (x.last_dim(), x.as_slice::<f32>()?);
         let mut y = Tensor::empty(x.shape(), DType::F32, x.device())?;
         threads::par_rows(
@@ -96,6 +139,11 @@ impl Op for Softmax {
 
     fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let (y, dy) = (saved.get(0)?, dy.packed()?);
+        if let Some(cuda) = y.device().as_cuda() {
+            let mut dx = Tensor::empty(grads.shape(0), DType::F32, y.device())?;
+            self.launch(cuda, [y, &dy], &mut dx)?;
+            return grads.add(0, dx);
+        }
         let (n, y, dy) = (y.last_dim(), y.as_slice::<f32>()?, dy.as_slice::<f32>()?);
         let mut dx = Tensor::empty(grads.shape(0), DType::F32, saved.get(0)?.device())?;
         threads::par_rows(

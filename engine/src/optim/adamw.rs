@@ -7,6 +7,7 @@
 //!
 //! t counts the updates that a row has seen: rows that a parameter grew later start their own count, and their moments start at 0.
 
+use crate::device::cuda::Formula;
 use crate::optim::optimizer::{Optimizer, Rule};
 
 /// The constants of [`AdamW`].
@@ -63,6 +64,15 @@ impl Rule for Adam {
             correct: (1.0 / gone(self.beta2)) as f32,
             keep: 1.0 - eta * decay,
         }
+    }
+
+    fn on_cuda(&self) -> Option<Formula> {
+        let Adam { beta1, beta2, eps } = *self;
+        Some(Formula::Adam { beta1, beta2, eps })
+    }
+
+    fn coefficients(step: &Step) -> [f32; 3] {
+        [step.rate, step.correct, step.keep]
     }
 
     #[inline(always)]

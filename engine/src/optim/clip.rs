@@ -3,18 +3,22 @@
 use crate::error::Result;
 use crate::op::no_grad;
 use crate::tape::Gradients;
+use crate::tensor::Tensor;
 
-/// `√Σ g²` over all gradients, summed in f64 in the order of the leaves.
+/// `√Σ g²` over all gradients, summed in f64 in the order of the leaves; read from the device at once.
 ///
 /// # Errors
 /// A gradient that cannot be read.
 pub fn global_norm(grads: &Gradients) -> Result<f64> {
     no_grad(|| {
-        let mut sum = 0.0;
-        for (_, g) in grads.iter() {
-            sum += g.square()?.sum_all()?.item()?;
+        let sums = (grads.iter())
+            .map(|(_, g)| g.square()?.sum_all())
+            .collect::<Result<Vec<_>>>()?;
+        if sums.is_empty() {
+            return Ok(0.0);
         }
-        Ok(f64::sqrt(sum))
+        let sums = Tensor::stack(&sums.iter().collect::<Vec<_>>())?.to_vec::<f64>()?;
+        Ok(sums.into_iter().sum::<f64>().sqrt())
     })
 }
 
@@ -79,7 +83,7 @@ impl Clip {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::{LeafId, Tensor};
+    use crate::tensor::LeafId;
 
     #[test]
     fn three_four_is_scaled_to_one() {

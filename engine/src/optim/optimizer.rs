@@ -5,8 +5,10 @@ use std::ops::Range;
 
 use crate::cpu::{simd, threads};
 use crate::device::Device;
+use crate::device::cuda::{Formula, Part};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::layout::{Dims, Layout};
 use crate::op::no_grad;
 use crate::optim::Schedule;
 use crate::param::{Param, RowRange};
@@ -25,6 +27,15 @@ pub trait Rule: Send + Sync {
     fn slots(&self) -> &'static [&'static str];
     /// The coefficients at the learning rate `eta`, with weight decay `decay`, of the `t`-th update from 1.
     fn step(&self, eta: f32, decay: f32, t: u64) -> Self::Step;
+    /// The formula by which CUDA devices make the same step, where they have a kernel for it.
+    fn on_cuda(&self) -> Option<Formula> {
+        None
+    }
+    /// The coefficients as [`Rule::on_cuda`]'s formula takes them.
+    fn coefficients(step: &Self::Step) -> [f32; 3] {
+        let _ = step;
+        [0.0; 3]
+    }
     /// Updates a weight and what is kept of it (0 where [`Rule::slots`] names fewer) with its gradient.
     fn apply(step: &Self::Step, w: &mut f32, first: &mut f32, second: &mut f32, g: f32);
 }
@@ -122,7 +133,8 @@ impl<R: Rule> Optimizer<R> {
             None => self.masks.remove(&param.id()),
             Some(mask) => {
                 mask.expect_shape("set_mask", param.name(), &param.shape())?;
-                let mask = mask.converted(DType::F32)?.to_device(&Device::cpu())?;
+                let device = kept_on(param.value().device());
+                let mask = mask.converted(DType::F32)?.to_device(&device)?;
                 self.masks.insert(param.id(), mask.packed()?)
             }
         };
@@ -147,7 +159,14 @@ impl<R: Rule> Optimizer<R> {
             let row: usize = slot.shape().iter().skip(1).product();
             let kept = slot.len();
             let part = (rows.start * row).min(kept)..(rows.end * row).min(kept);
-            slot.as_mut_slice::<f32>()?[part].fill(0.0);
+            let zeros = Tensor::zeros(&[part.len()], DType::F32, slot.device())?;
+            let (whole, device) = (*slot.layout(), slot.device().clone());
+            let mut run = Layout::contiguous(Dims::new(&[part.len()])?);
+            run.offset = whole.offset + part.start;
+            let placeholder = Tensor::empty(&[0], DType::F32, &device)?;
+            let mut view = std::mem::replace(slot, placeholder).relayout(run);
+            device.backend().copy(&zeros, &mut view)?;
+            *slot = view.relayout(whole);
         }
         Ok(())
     }
@@ -158,9 +177,17 @@ impl<R: Rule> Optimizer<R> {
     /// A gradient or a mask of another shape than its parameter.
     pub fn step(&mut self, params: &[Param], grads: &Gradients, lr: f32) -> Result<()> {
         let _span = crate::trace::span("optimizer");
+        let mut on_cuda: Vec<(Device, Vec<Part>)> = vec![];
         for param in params {
             if let Some(grad) = grads.get(param.id()) {
-                no_grad(|| self.update(param, grad, lr))?;
+                no_grad(|| self.update(param, grad, lr, &mut on_cuda))?;
+            }
+        }
+        for (device, parts) in &on_cuda {
+            if let (Some(cuda), Some(formula)) = (device.as_cuda(), self.rule.on_cuda()) {
+                // SAFETY: parameters, slots, masks and gradients are there until this returns, which is after the launch, and each
+                // run is of a parameter, or rows of one, of its own.
+                unsafe { cuda.update(formula, parts) }?;
             }
         }
         self.steps += 1;
@@ -181,7 +208,14 @@ impl<R: Rule> Optimizer<R> {
         }
     }
 
-    fn update(&mut self, param: &Param, grad: &Tensor, lr: f32) -> Result<()> {
+    /// Updates a parameter, or leaves the runs of a CUDA device's in `on_cuda`.
+    fn update(
+        &mut self,
+        param: &Param,
+        grad: &Tensor,
+        lr: f32,
+        on_cuda: &mut Vec<(Device, Vec<Part>)>,
+    ) -> Result<()> {
         let shape = param.shape();
         let refuse = |what: &str, got: &[usize]| Error::Param {
             name: param.name().into(),
@@ -197,7 +231,8 @@ impl<R: Rule> Optimizer<R> {
             return Err(refuse("mask", mask.shape()));
         }
         let mut state = self.state.remove(&param.id()).unwrap_or_default();
-        state.fit(self.rule.slots().len(), &shape)?;
+        let device = param.value().device().clone();
+        state.fit(self.rule.slots().len(), &shape, &kept_on(&device))?;
         let (rate, decay) = self.settings(&param.group(), lr);
         let mut ranges = param.ranges();
         if ranges.is_empty() {
@@ -215,6 +250,28 @@ impl<R: Rule> Optimizer<R> {
             }
         }
         state.updates += 1;
+        if let Some(cuda) = device.as_cuda() {
+            if self.rule.on_cuda().is_none() || param.value().dtype() != DType::F32 {
+                return Err(Error::Unavailable {
+                    op: "an optimiser of one's own, or of 16-bit parameters",
+                    device: device.to_string(),
+                });
+            }
+            param.update(|value| {
+                for (run, step) in &steps {
+                    let step = R::coefficients(step);
+                    let part = cuda.part(run, value, &mut state.slots, grad, mask, step)?;
+                    match on_cuda.iter_mut().find(|(d, _)| *d == device) {
+                        Some((_, parts)) => parts.push(part),
+                        None => on_cuda.push((device.clone(), vec![part])),
+                    }
+                }
+                Ok(())
+            })?;
+            state.version = param.version();
+            self.state.insert(param.id(), state);
+            return Ok(());
+        }
         let grad = grad.converted(DType::F32)?.to_device(&Device::cpu())?;
         let grad = grad.packed()?;
         let (g, mask) = (
@@ -287,7 +344,6 @@ impl<R: Rule> Optimizer<R> {
         let counts = |t: &Tensor| -> Result<Vec<u64>> {
             Ok(t.to_vec::<i64>()?.into_iter().map(|x| x as u64).collect())
         };
-        let own = |name: String| tagged(Tag::State, || find(name)?.deep_clone());
         self.steps = counts(&find("optimizer.steps".into())?)?.iter().sum();
         for (name, (_, joined)) in &mut self.groups {
             if let Some(t) = saved.get(&format!("group.{name}")) {
@@ -300,6 +356,9 @@ impl<R: Rule> Optimizer<R> {
                 continue;
             };
             let clock = counts(clock)?;
+            let device = kept_on(param.value().device());
+            let own =
+                |name: String| tagged(Tag::State, || find(name)?.deep_clone()?.to_device(&device));
             let master = format!("{}.master", param.name());
             let state = State {
                 slots: (self.rule.slots().iter())
@@ -323,7 +382,7 @@ impl<R: Rule> Optimizer<R> {
 
 impl State {
     /// Makes the slots, or gives them zeros for the rows that came since.
-    fn fit(&mut self, slots: usize, shape: &[usize]) -> Result<()> {
+    fn fit(&mut self, slots: usize, shape: &[usize], device: &Device) -> Result<()> {
         tagged(Tag::State, || {
             for slot in &mut self.slots {
                 let rows = slot.shape().first().copied().unwrap_or(0);
@@ -343,8 +402,7 @@ impl State {
                 *slot = slot.pad(0, 0, shape[0] - rows)?;
             }
             while self.slots.len() < slots {
-                self.slots
-                    .push(Tensor::zeros(shape, DType::F32, &Device::cpu())?);
+                self.slots.push(Tensor::zeros(shape, DType::F32, device)?);
             }
             Ok(())
         })
@@ -379,6 +437,15 @@ impl State {
                 .to_device(&Device::cpu())?
                 .deep_clone()
         })
+    }
+}
+
+/// Where what an optimiser keeps of a parameter lives: beside it where it is updated there, else on the CPU.
+fn kept_on(device: &Device) -> Device {
+    if device.as_cuda().is_some() {
+        device.clone()
+    } else {
+        Device::cpu()
     }
 }
 

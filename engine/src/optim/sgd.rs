@@ -4,6 +4,7 @@
 //! g ← g + λw      v ← μv + g      w ← w − η·v            (Nesterov: w ← w − η·(g + μv))
 //! ```
 
+use crate::device::cuda::Formula;
 use crate::optim::optimizer::{Optimizer, Rule};
 
 /// The constants of [`Sgd`].
@@ -54,6 +55,15 @@ impl Rule for Momentum {
             eta,
             decay,
         }
+    }
+
+    fn on_cuda(&self) -> Option<Formula> {
+        let Momentum { momentum, nesterov } = *self;
+        Some(Formula::Momentum { momentum, nesterov })
+    }
+
+    fn coefficients(step: &Step) -> [f32; 3] {
+        [step.eta, step.decay, 0.0]
     }
 
     #[inline(always)]

@@ -1,7 +1,11 @@
 //! The machine an experiment runs on: which instruction set, how many threads, how much memory.
 
+use std::sync::OnceLock;
+
+use deltaw_emulator::Log;
 use deltaw_engine::cpu::simd;
 use deltaw_engine::cpu::threads::set_threads;
+use deltaw_engine::device::Device as Tensors;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
@@ -24,8 +28,7 @@ impl Environment {
     pub fn enter(options: &Options) -> Result<Self> {
         let refused =
             |option, value: String, why: String| Err(Error::Option { option, value, why });
-        if matches!(options.device, Device::Cuda | Device::Emulated) {
-            let why = "this build computes on the CPU only; --device cpu or oracle".to_owned();
+        if let Err(why) = open(options.device) {
             return refused("device", name(options.device), why);
         }
         let path = match options.isa {
@@ -50,16 +53,38 @@ impl Environment {
     }
 
     /// The engine's device.
-    pub fn tensors(&self) -> deltaw_engine::device::Device {
-        match self.device {
-            Device::Oracle => deltaw_engine::device::Device::oracle(),
-            Device::Cpu | Device::Cuda | Device::Emulated => deltaw_engine::device::Device::cpu(),
-        }
+    pub fn tensors(&self) -> Tensors {
+        // What was opened on entering is open.
+        open(self.device).unwrap_or_else(|_| Tensors::cpu())
     }
 
     /// A folder's name for what was computed here: "cpu-avx2".
     pub fn label(&self) -> String {
         format!("{}-{}", name(self.device), name(self.isa))
+    }
+}
+
+/// The engine's device, made once for the process, or why there is none.
+fn open(device: Device) -> std::result::Result<Tensors, String> {
+    static CUDA: OnceLock<std::result::Result<Tensors, String>> = OnceLock::new();
+    static EMULATED: OnceLock<std::result::Result<Tensors, String>> = OnceLock::new();
+    match device {
+        Device::Cpu => Ok(Tensors::cpu()),
+        Device::Oracle => Ok(Tensors::oracle()),
+        Device::Cuda => CUDA
+            .get_or_init(|| Tensors::cuda("cuda", 0).map_err(|e| e.to_string()))
+            .clone(),
+        Device::Emulated => EMULATED
+            .get_or_init(|| {
+                let emulator = deltaw_emulator::install().map_err(|e| e.to_string())?;
+                emulator.log(Log::Faults).map_err(|e| e.to_string())?;
+                let gpu = emulator.device().map_err(|e| e.to_string())?;
+                let tensors = Tensors::cuda("emulated", gpu.ordinal()).map_err(|e| e.to_string());
+                // It lives as long as the process: so do its tensors.
+                std::mem::forget(gpu);
+                tensors
+            })
+            .clone(),
     }
 }
 
@@ -97,12 +122,16 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_is_not_there_is_refused() {
-        let error =
-            Environment::enter(&Options::parse_from(["x", "--device", "cuda"])).unwrap_err();
+    fn a_device_that_is_not_there_is_refused_and_the_others_named() {
+        // A machine with a GPU has nothing to refuse.
+        let Err(error) = Environment::enter(&Options::parse_from(["x", "--device", "cuda"])) else {
+            return;
+        };
+        let message = error.to_string();
+        assert!(message.starts_with("--device cuda: cuda: "), "{message}");
         assert!(
-            error.to_string().starts_with("--device cuda: this build"),
-            "{error}"
+            message.ends_with("compute with --device cpu or emulated"),
+            "{message}"
         );
     }
 

@@ -13,7 +13,7 @@ mod copy;
 mod map;
 pub(crate) mod product;
 mod reduce;
-mod walk;
+pub(super) mod walk;
 
 use walk::GRAIN;
 

@@ -8,6 +8,7 @@ use super::walk::GRAIN;
 use crate::cpu::threads::Disjoint;
 use crate::cpu::{simd, threads};
 use crate::device::Reduce;
+use crate::device::axes::{Groups, Step};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::binary::Binary;
@@ -129,20 +130,10 @@ fn step<F: Fold>(x: &[f32], [outer, n, inner]: [usize; 3], out: &mut [f32]) {
 
 fn run<F: Fold>(x: &Tensor, out: &mut Tensor) -> Result<()> {
     let x = x.packed()?;
-    // Groups of adjacent axes: size, and whether they are reduced.
-    let mut groups: Vec<(usize, bool)> = vec![];
-    for (n, kept) in x.shape().iter().zip(out.shape()).filter(|(n, _)| **n != 1) {
-        match groups.last_mut() {
-            Some((size, reduced)) if *reduced == (n != kept) => *size *= n,
-            _ => groups.push((*n, n != kept)),
-        }
-    }
+    let groups = Groups::new(&x.layout().shape, &out.layout().shape);
     let mut source = x;
-    while let Some(i) = groups.iter().rposition(|(_, reduced)| *reduced) {
-        let size = |part: &[(usize, bool)]| part.iter().map(|(n, _)| n).product::<usize>();
-        let sizes = [size(&groups[..i]), groups[i].0, size(&groups[i + 1..])];
-        groups.remove(i);
-        if !groups.iter().any(|(_, reduced)| *reduced) {
+    for Step { sizes, last } in groups {
+        if last {
             step::<F>(source.as_slice()?, sizes, out.as_mut_slice()?);
             return Ok(());
         }

@@ -7,7 +7,7 @@ use crate::layout::{Dims, Layout, MAX_RANK, for_each_run};
 pub(super) const GRAIN: usize = 1 << 14;
 
 /// A walk over K operands of one shape with adjacent axes merged wherever every operand allows it.
-pub(super) struct Walk<const K: usize> {
+pub(in crate::device) struct Walk<const K: usize> {
     pub shape: Dims,
     pub strides: [Dims; K],
     pub offsets: [usize; K],
@@ -107,7 +107,7 @@ pub(super) fn each_pair(a: &Layout, b: &Layout, mut f: impl FnMut(usize, usize))
 }
 
 /// Whether no element shows twice: each stride, in increasing order, passes what the axes before it reach.
-pub(super) fn is_injective(layout: &Layout) -> bool {
+pub(in crate::device) fn is_injective(layout: &Layout) -> bool {
     let mut axes: Vec<(usize, usize)> = layout
         .strides
         .iter()

@@ -1,0 +1,121 @@
+//! Device memory by size classes. A block that is given back is handed out again for later work on the same stream, which comes
+//! after all that still reads it: in the steady state of a training step the driver is asked for nothing.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
+
+use super::driver;
+use crate::error::{Error, Result};
+use crate::pool::class_of;
+
+/// The blocks of a device that nobody holds, by their size.
+pub(super) struct Pool {
+    stream: Arc<CudaStream>,
+    free: Mutex<HashMap<usize, Vec<CudaSlice<u8>>>>,
+    fresh: AtomicUsize,
+}
+
+/// A block in use; it goes back when dropped.
+pub(super) struct Block {
+    /// Taken when dropped.
+    memory: Option<CudaSlice<u8>>,
+    address: u64,
+    size: usize,
+    pool: Arc<Pool>,
+}
+
+impl Pool {
+    pub fn new(stream: &Arc<CudaStream>) -> Self {
+        Pool {
+            stream: stream.clone(),
+            free: Mutex::default(),
+            fresh: AtomicUsize::new(0),
+        }
+    }
+
+    /// Blocks ever taken from the driver.
+    pub fn fresh(&self) -> usize {
+        self.fresh.load(Relaxed)
+    }
+
+    fn free(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Vec<CudaSlice<u8>>>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A block of `bytes` at least, of arbitrary content, for `what`.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`]: the device has no more, though all that was free has been given back to it.
+    pub fn take(pool: &Arc<Pool>, bytes: usize, what: &str) -> Result<Block> {
+        let (_, size) = class_of(bytes);
+        let reused = pool.free().get_mut(&size).and_then(Vec::pop);
+        let memory = match reused {
+            Some(memory) => memory,
+            None => pool.allocate(size, what)?,
+        };
+        let address = memory.device_ptr(&pool.stream).0;
+        Ok(Block {
+            address,
+            memory: Some(memory),
+            size,
+            pool: pool.clone(),
+        })
+    }
+
+    fn allocate(&self, size: usize, what: &str) -> Result<CudaSlice<u8>> {
+        // SAFETY: what arbitrary bytes a block holds is the caller's business.
+        let allocate = || unsafe { self.stream.alloc::<u8>(size) };
+        let memory = allocate().or_else(|_| {
+            self.free().clear();
+            self.stream.synchronize()?;
+            allocate()
+        });
+        let memory = memory.map_err(|error| {
+            let (free, total) = self.stream.context().mem_get_info().unwrap_or_default();
+            Error::Cuda {
+                op: "alloc",
+                detail: format!(
+                    "{size} bytes for {what}: {error:?}; {free} of {total} bytes are free; a smaller batch, `recompute` or 16-bit \
+                     base weights need less"
+                ),
+            }
+        })?;
+        self.fresh.fetch_add(1, Relaxed);
+        Ok(memory)
+    }
+}
+
+impl Block {
+    /// Of its first byte.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Fills it with zeros.
+    pub fn zero(&self) -> Result<()> {
+        let stream = &self.pool.stream;
+        let filled = stream.context().bind_to_thread().and_then(|()| {
+            // SAFETY: the block has that size; the stream orders this after what used it before.
+            unsafe {
+                cudarc::driver::result::memset_d8_async(
+                    self.address,
+                    0,
+                    self.size,
+                    stream.cu_stream(),
+                )
+            }
+        });
+        filled.map_err(driver("alloc", "filling with zeros"))
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        if let Some(memory) = self.memory.take() {
+            self.pool.free().entry(self.size).or_default().push(memory);
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! The CUDA backend: primitives over the hand-written kernels of [`deltaw_kernels`], on pooled device memory and one stream.
+//!
+//! A machine's driver and the software driver of `deltaw-emulator` are the same to it. f32 products are exact (fused
+//! multiply-adds in a fixed order, no tensor cores), so that results agree with the CPU's to the rounding of reordered sums.
+//! What has no kernel is an error; nothing is computed on the host in its place.
+
+use std::fmt::Display;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::{CudaContext, CudaStream, sys};
+use deltaw_kernels::Kernels;
+use deltaw_kernels::gather::{Gather, Scatter, Size};
+use deltaw_kernels::philox::{self, Fill};
+use deltaw_kernels::select::{Kind, Select};
+
+use super::{Backend, Distribution, Gemm, Map, Reduce, Storage};
+use crate::dtype::{DType, Element, from_bytes, with_dtype};
+use crate::error::{Error, Result};
+use crate::ops::unary::Unary;
+use crate::random::RandomKey;
+use crate::tensor::Tensor;
+
+mod map;
+mod memory;
+mod product;
+mod reduce;
+mod staging;
+mod update;
+
+use memory::{Block, Pool};
+use staging::Staging;
+pub use update::{Formula, Part};
+
+/// A CUDA device.
+pub struct Cuda {
+    name: &'static str,
+    kernels: Kernels,
+    stream: Arc<CudaStream>,
+    pool: Arc<Pool>,
+    staging: Mutex<Staging>,
+}
+
+/// An error of `op` with the shapes that it had.
+pub(crate) fn failed(op: &'static str, operands: &[&Tensor], error: impl Display) -> Error {
+    let shapes: Vec<String> = operands
+        .iter()
+        .map(|x| format!("{} {:?}", x.dtype(), x.shape()))
+        .collect();
+    Error::Cuda {
+        op,
+        detail: format!("{}: {error}", shapes.join(", ")),
+    }
+}
+
+/// The driver's answer by its name, as `CUDA_ERROR_OUT_OF_MEMORY (out of memory)`.
+fn driver(op: &'static str, what: &str) -> impl FnOnce(cudarc::driver::DriverError) -> Error {
+    let what = what.to_owned();
+    move |error| Error::Cuda {
+        op,
+        detail: format!("{what}: {error:?}"),
+    }
+}
+
+impl Cuda {
+    /// The driver's device `ordinal`, called `name` in messages.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`]: no driver, no such device, or one without what the kernels need.
+    pub fn new(name: &'static str, ordinal: usize) -> Result<Self> {
+        let refused = |detail: String| Error::Cuda { op: name, detail };
+        // SAFETY: looks for the library and calls nothing in it.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(refused(
+                "no CUDA driver (libcuda.so) on this machine; compute with --device cpu or emulated".into(),
+            ));
+        }
+        let context = CudaContext::new(ordinal).map_err(|error| {
+            refused(format!(
+                "device {ordinal} cannot be used ({error:?}); compute with --device cpu or emulated"
+            ))
+        })?;
+        let (major, minor) = context
+            .compute_capability()
+            .map_err(driver(name, "asking for the compute capability"))?;
+        if major < 8 {
+            return Err(refused(format!(
+                "device {ordinal} has compute capability {major}.{minor}; the kernels need 8.0 (Ampere) or later"
+            )));
+        }
+        // SAFETY: one stream does all the work, so that its order is the only one there is.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.default_stream();
+        Ok(Cuda {
+            name,
+            kernels: Kernels::new(&context).map_err(|e| refused(e.to_string()))?,
+            pool: Arc::new(Pool::new(&stream)),
+            staging: Mutex::new(Staging::new(&stream)),
+            stream,
+        })
+    }
+
+    /// The device's own name, as `NVIDIA H100`.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`]: the driver does not say.
+    pub fn model(&self) -> Result<String> {
+        let name = self.stream.context().name();
+        name.map_err(driver(self.name, "asking for the device's name"))
+    }
+
+    /// Waits until everything that was asked for is done.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`]: a kernel failed.
+    pub fn synchronize(&self) -> Result<()> {
+        let done = self.stream.synchronize();
+        done.map_err(driver(self.name, "waiting for the device"))
+    }
+
+    /// Blocks that were ever taken from the driver: constant in a steady state.
+    pub fn fresh_blocks(&self) -> usize {
+        self.pool.fresh()
+    }
+
+    /// What launches take.
+    pub(crate) fn launcher(&self) -> (&Kernels, &Arc<CudaStream>) {
+        (&self.kernels, &self.stream)
+    }
+
+    fn block<'a>(&self, op: &'static str, x: &'a Tensor) -> Result<&'a Block> {
+        x.storage().0.downcast_ref().ok_or_else(|| Error::Device {
+            op,
+            left: self.name.into(),
+            right: x.device().to_string(),
+        })
+    }
+
+    /// Address of a tensor's first element.
+    pub(crate) fn address(&self, op: &'static str, x: &Tensor) -> Result<u64> {
+        Ok(self.block(op, x)?.address() + (x.layout().offset * x.dtype().size()) as u64)
+    }
+
+    /// The same of a tensor that is to be written, which nobody else may hold.
+    pub(crate) fn address_mut(&self, op: &'static str, x: &mut Tensor) -> Result<u64> {
+        if !x.is_unique() {
+            return Err(Error::Invalid(format!(
+                "{op}: the output is shared with another tensor; write to a `deep_clone`"
+            )));
+        }
+        self.address(op, x)
+    }
+}
+
+impl Backend for Cuda {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn alloc(&self, len: usize, dtype: DType, zeroed: bool) -> Result<Storage> {
+        if dtype == DType::F64 {
+            return Err(Error::DType {
+                op: "alloc",
+                operand: "tensor",
+                got: dtype,
+                want: "f32, bf16, f16, u8, u32 or i64 (f64 lives on the oracle device)",
+            });
+        }
+        let bytes = len.checked_mul(dtype.size()).ok_or_else(|| {
+            Error::shape(
+                "alloc",
+                format!("{len} elements of {dtype} do not fit in memory"),
+            )
+        })?;
+        let block = Pool::take(&self.pool, bytes, &format!("{len} elements of {dtype}"))?;
+        if zeroed {
+            block.zero()?;
+        }
+        Ok(Storage(Box::new(block)))
+    }
+
+    fn write(&self, dst: &mut Tensor, dtype: DType, bytes: &[u8]) -> Result<()> {
+        let to = self.address_mut("write", dst)?;
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        if dtype == dst.dtype() {
+            return staging.upload(to, bytes);
+        }
+        let converted: Vec<u8> = with_dtype!(dtype, S => with_dtype!(dst.dtype(), D => {
+            let values = from_bytes::<S>(bytes).into_iter().map(|x| D::from_f64(x.to_f64()));
+            bytemuck::cast_slice(&values.collect::<Vec<D>>()).to_vec()
+        }));
+        staging.upload(to, &converted)
+    }
+
+    fn read(&self, src: &Tensor, dtype: DType) -> Result<Vec<u8>> {
+        let src = src.packed()?;
+        let from = self.address("read", &src)?;
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = staging.download(from, src.len() * src.dtype().size())?;
+        if dtype == src.dtype() {
+            return Ok(bytes);
+        }
+        Ok(with_dtype!(src.dtype(), S => with_dtype!(dtype, D => {
+            let values = from_bytes::<S>(&bytes).into_iter().map(|x| D::from_f64(x.to_f64()));
+            bytemuck::cast_slice(&values.collect::<Vec<D>>()).to_vec()
+        })))
+    }
+
+    fn copy(&self, src: &Tensor, dst: &mut Tensor) -> Result<()> {
+        map::copy(self, src, dst)
+    }
+
+    fn accumulate(&self, dst: &mut Tensor, src: &Tensor, alpha: f32) -> Result<()> {
+        map::accumulate(self, dst, src, alpha)
+    }
+
+    fn map(&self, map: Map, inputs: &[&Tensor], out: &mut Tensor) -> Result<()> {
+        map::map(self, map, inputs, out)
+    }
+
+    fn unary_grad(&self, f: Unary, s: Option<&Tensor>, dy: &mut Tensor) -> Result<()> {
+        map::unary_grad(self, f, s, dy)
+    }
+
+    fn reduce(&self, reduce: Reduce, x: &Tensor, out: &mut Tensor) -> Result<()> {
+        reduce::reduce(self, reduce, x, out)
+    }
+
+    fn gemm(&self, gemm: Gemm, a: &Tensor, b: &Tensor, c: &mut Tensor) -> Result<()> {
+        product::batched(self, gemm, a, b, c)
+    }
+
+    fn gather_rows(&self, table: &Tensor, index: &Tensor, out: &mut Tensor) -> Result<()> {
+        let size = Size {
+            rows: 1,
+            n: table.rows(),
+            k: index.len(),
+            width: table.last_dim(),
+        };
+        self.gather("gather_rows", size, table, index, out)
+    }
+
+    fn scatter_add_rows(&self, dst: &mut Tensor, index: &Tensor, src: &Tensor) -> Result<()> {
+        let size = Size {
+            rows: 1,
+            n: dst.rows(),
+            k: index.len(),
+            width: dst.last_dim(),
+        };
+        self.scatter("scatter_add_rows", size, dst, index, src)
+    }
+
+    fn take(&self, x: &Tensor, index: &Tensor, out: &mut Tensor) -> Result<()> {
+        let size = Size {
+            rows: x.rows(),
+            n: x.last_dim(),
+            k: index.last_dim(),
+            width: 1,
+        };
+        self.gather("take", size, x, index, out)
+    }
+
+    fn scatter_add(&self, dst: &mut Tensor, index: &Tensor, src: &Tensor) -> Result<()> {
+        let size = Size {
+            rows: dst.rows(),
+            n: dst.last_dim(),
+            k: index.last_dim(),
+            width: 1,
+        };
+        self.scatter("scatter_add", size, dst, index, src)
+    }
+
+    fn top_k(&self, x: &Tensor, k: usize, values: &mut Tensor, indices: &mut Tensor) -> Result<()> {
+        let select = Select {
+            kind: Kind::Top,
+            rows: x.rows(),
+            n: x.last_dim(),
+            k,
+            x: self.address("top_k", x)?,
+            values: self.address_mut("top_k", values)?,
+            indices: self.address_mut("top_k", indices)?,
+        };
+        // SAFETY: the operands are contiguous tensors of this device, as the caller has checked, and the results are unshared.
+        let launched = unsafe { select.launch(&self.kernels, &self.stream) };
+        launched.map_err(|e| failed("top_k", &[x], e))
+    }
+
+    fn kth_value(&self, x: &Tensor, k: usize, out: &mut Tensor) -> Result<()> {
+        let select = Select {
+            kind: Kind::Kth,
+            rows: x.rows(),
+            n: x.last_dim(),
+            k,
+            x: self.address("kth_value", x)?,
+            values: self.address_mut("kth_value", out)?,
+            indices: 0,
+        };
+        // SAFETY: as in `top_k`.
+        let launched = unsafe { select.launch(&self.kernels, &self.stream) };
+        launched.map_err(|e| failed("kth_value", &[x], e))
+    }
+
+    fn random(
+        &self,
+        distribution: Distribution,
+        key: RandomKey,
+        first_row: u64,
+        columns: Range<u64>,
+        out: &mut Tensor,
+    ) -> Result<()> {
+        let width = columns.end.saturating_sub(columns.start);
+        let (Some(rows), Ok(first_row)) = (
+            (out.len() as u64).checked_div(width).or(Some(0)),
+            u32::try_from(first_row),
+        ) else {
+            return Err(Error::shape(
+                "random",
+                format!("row {first_row} of a stream, which has 2³² rows"),
+            ));
+        };
+        out.expect_dtype("random", DType::F32)?;
+        let fill = Fill {
+            distribution: match distribution {
+                Distribution::Uniform => philox::Distribution::Uniform,
+                Distribution::Normal => philox::Distribution::Normal,
+                Distribution::Bernoulli(p) => philox::Distribution::Bernoulli(p),
+            },
+            stream: key.stream(),
+            first_row,
+            rows: rows as usize,
+            columns,
+            out: self.address_mut("random", out)?,
+            stride: width as usize,
+        };
+        // SAFETY: `out` is contiguous and unshared, and holds so many rows.
+        let launched = unsafe { fill.launch(&self.kernels, &self.stream) };
+        launched.map_err(|e| failed("random", &[out], e))
+    }
+}
+
+impl Cuda {
+    fn gather(
+        &self,
+        op: &'static str,
+        size: Size,
+        x: &Tensor,
+        index: &Tensor,
+        out: &mut Tensor,
+    ) -> Result<()> {
+        let gather = Gather {
+            size,
+            elements: [map::element(op, x)?, map::element(op, out)?],
+            x: self.address(op, x)?,
+            index: self.address(op, index)?,
+            out: self.address_mut(op, out)?,
+        };
+        // SAFETY: the operands are contiguous tensors of this device with checked indices, and `out` is unshared.
+        let launched = unsafe { gather.launch(&self.kernels, &self.stream) };
+        launched.map_err(|e| failed(op, &[x, index], e))
+    }
+
+    fn scatter(
+        &self,
+        op: &'static str,
+        size: Size,
+        dst: &mut Tensor,
+        index: &Tensor,
+        src: &Tensor,
+    ) -> Result<()> {
+        dst.expect_dtype(op, DType::F32)?;
+        src.expect_dtype(op, DType::F32)?;
+        let scatter = Scatter {
+            size,
+            src: self.address(op, src)?,
+            index: self.address(op, index)?,
+            out: self.address_mut(op, dst)?,
+        };
+        // SAFETY: as in `gather`.
+        let launched = unsafe { scatter.launch(&self.kernels, &self.stream) };
+        launched.map_err(|e| failed(op, &[dst, index, src], e))
+    }
+}
