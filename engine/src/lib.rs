@@ -48,9 +48,11 @@ pub mod prelude {
     pub use crate::ops::low_rank::low_rank_linear;
     pub use crate::ops::norm::{layer_norm, rms_norm};
     pub use crate::ops::produced::{Panel, Producer, produced_linear};
+    pub use crate::ops::random_basis::random_basis_linear;
     pub use crate::ops::recompute::recompute;
     pub use crate::ops::rotary::{Rotation, rotary};
     pub use crate::ops::soft_targets::{soft_cross_entropy, sparse_soft_cross_entropy};
+    pub use crate::ops::triangular::triangular_matmul;
     pub use crate::optim::{AdamW, Clip, Schedule, Sgd};
     pub use crate::param::{Param, Training};
     pub use crate::random::{Purpose, RandomKey};

@@ -12,8 +12,10 @@ use deltaw_models::methods::lora::Lora;
 use deltaw_models::methods::low_rank::LowRank;
 use deltaw_models::methods::miss::Miss;
 use deltaw_models::methods::pissa::Pissa;
+use deltaw_models::methods::randlora::RandLora;
 use deltaw_models::methods::selective::{BitFit, Full, LinearProbe};
 use deltaw_models::methods::snell::Snell;
+use deltaw_models::methods::triadaptlora::TriAdaptLora;
 use deltaw_models::methods::{Adapter, Attached, Method, Targets};
 use deltaw_tests::numbers;
 use deltaw_tests::small::{Bert, CHAIN, HEADS, close, gpt2};
@@ -34,6 +36,8 @@ fn updates() -> Vec<Box<dyn Method>> {
         Box::new(Bone::block(4)),
         Box::new(Bone::block(5)),
         Box::new(Miss::rank(3)),
+        Box::new(RandLora::rank(3)),
+        Box::new(TriAdaptLora::target_rank(2)),
     ]
 }
 
@@ -101,6 +105,10 @@ fn trained_numbers_are_those_of_the_formulas() {
         // ⌈16/5⌉ squares of 5×5 for 16 outputs, ⌈24/5⌉ for 24.
         2 * 25 * (5 * 4 + 5),
         3 * outputs,
+        // ⌈16/3⌉ terms of 3 + 16 numbers, for every matrix has a side of 16.
+        matrices * 6 * (3 + 16),
+        // Rank 1, and the core's one entry twice.
+        sides + 2 * matrices,
     ];
     for (method, want) in updates().iter().zip(want) {
         let bert = Bert::new(&Device::cpu());
@@ -542,7 +550,7 @@ fn foreign_adapters_and_impossible_settings_are_refused_with_reasons() {
     for (adapter, reason) in [
         (
             changed(&|a| a.config["peft_type"] = "IA3".into()),
-            "LORA, ADALORA, MISS and SNELL are read",
+            "LORA, ADALORA, MISS, SNELL, RANDLORA and TRIADAPTLORA are read",
         ),
         (
             changed(&|a| a.config["target_modules"] = "all-linear".into()),

@@ -1,7 +1,9 @@
 //! Updates that are made a panel of rows at a time: gradients, panels, the exact threshold of a competition, the same bits with
 //! any number of threads.
 
+use deltaw_engine::linalg;
 use deltaw_engine::ops::kernelized::{Competition, Kernel, Values};
+use deltaw_engine::ops::random_basis::{Bases, RandomBasis};
 use deltaw_engine::prelude::*;
 use deltaw_tests::{as_the_oracle, check, numbers, roundings, same_bits_with_any_threads};
 use proptest::prelude::*;
@@ -49,8 +51,42 @@ fn widest_gap(k: &[f64]) -> f32 {
     gap.map_or(0.0, |g| ((g[0] + g[1]) / 2.0) as f32)
 }
 
+fn random_basis(rank: usize, distinct: usize, sparse: bool) -> RandomBasis {
+    let bases = if sparse {
+        Bases::Ternary(3.0)
+    } else {
+        Bases::Uniform
+    };
+    RandomBasis {
+        rank,
+        scale: 0.5,
+        seed: 4,
+        bases,
+        distinct,
+    }
+}
+
+/// The roundings of a random basis' value and gradients, for numbers up to 1 and bases up to √3: an entry of ΔW sums N·r
+/// products up to 1.5, a row's U sums D products up to √3/2 of a gradient up to t, dλ and dγ sum d or r of them again.
+fn random_basis_roundings(update: &RandomBasis, [t, m, n]: [usize; 3]) -> f64 {
+    let (terms, small, large) = (update.terms(m, n) * update.rank, m.min(n), m.max(n));
+    let value = large as f64 * (1.0 + 1.5 * terms as f64);
+    let gradient = 1.5 * (large * small.max(update.rank) * t) as f64;
+    value.max(gradient) * (t + large + small + terms + 16) as f64 / 2.0
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn random_bases(t in 0usize..4, m in 0usize..7, n in 0usize..7, r in 1usize..4, distinct in 1usize..4, sparse: bool, bias: bool, seed: u64) {
+        let update = random_basis(r, distinct, sparse);
+        let shapes = vec![vec![t, n], vec![r, update.terms(m, n)], vec![update.terms(m, n), m.min(n)], vec![m]];
+        check("random_basis", &|x| {
+            let weight = weight(m, n, DType::F32, x[0].device())?;
+            random_basis_linear(&x[0], &weight, bias.then_some(&x[3]), (&x[1], &x[2]), update)
+        }, &shapes, &deltaw_tests::inputs(&shapes, seed), random_basis_roundings(&update, [t, m, n]));
+    }
 
     /// Numbers reach r in a kernel's argument, so (r + 1)³ in a cubic one and three times its square in its slope; every entry
     /// takes 2r + 16 roundings, and is then summed with up to m, n or t others, twice over in the factors' gradients.
@@ -144,9 +180,124 @@ fn over_several_panels() {
     });
 }
 
+/// ΔW of a random basis.
+fn random_delta(update: RandomBasis, [m, n]: [usize; 2], lambda: &[f32], gamma: &[f32]) -> Tensor {
+    let (device, terms) = (Device::cpu(), update.terms(m, n));
+    let zero = Tensor::zeros(&[m, n], DType::F32, &device).unwrap();
+    let lambda = Tensor::from_slice(lambda, &[update.rank, terms], &device).unwrap();
+    let gamma = Tensor::from_slice(gamma, &[terms, m.min(n)], &device).unwrap();
+    update.dense(&zero, &[&lambda, &gamma]).unwrap()
+}
+
+#[test]
+fn random_bases_over_several_panels() {
+    for ([m, n], rank, sparse) in [(LARGE, 90, false), ([450, 700], 7, true)] {
+        let update = random_basis(rank, usize::MAX, sparse);
+        let terms = update.terms(m, n);
+        let shapes = [vec![5, n], vec![rank, terms], vec![terms, m.min(n)]];
+        let units = random_basis_roundings(&update, [5, m, n]);
+        as_the_oracle("random_basis", &shapes, 3, units, |x| {
+            let weight = weight(m, n, DType::F32, x[0].device())?;
+            random_basis_linear(&x[0], &weight, None, (&x[1], &x[2]), update)
+        });
+    }
+}
+
+/// The sum of the paper, from the outer products that single terms show: what λ = 1 at (k, j) alone gives is B_jk·A_kᵀ.
+#[test]
+fn a_random_basis_is_the_sum_of_its_terms() {
+    for shape in [[7, 5], [5, 7]] {
+        let update = RandomBasis {
+            scale: 1.0,
+            ..random_basis(2, usize::MAX, false)
+        };
+        let ([m, n], terms) = (shape, update.terms(7, 5));
+        let (lambda, gamma) = (numbers(2 * terms, 1), numbers(terms * 5, 2));
+        let mut want = vec![0.0f64; m * n];
+        for (j, k) in (0..terms).flat_map(|j| [(j, 0), (j, 1)]) {
+            let mut single = vec![0.0; 2 * terms];
+            single[k * terms + j] = 1.0;
+            let product = random_delta(update, shape, &single, &vec![1.0; terms * 5]);
+            for (i, product) in product.to_vec::<f64>().unwrap().iter().enumerate() {
+                let small = if m >= n { i % n } else { i / n };
+                want[i] += product * f64::from(lambda[k * terms + j] * gamma[j * 5 + small]);
+            }
+        }
+        let got = random_delta(update, shape, &lambda, &gamma)
+            .to_vec::<f64>()
+            .unwrap();
+        for (got, want) in got.iter().zip(&want) {
+            // Six products below 3, each made in a few roundings of 2⁻²⁴.
+            assert!(
+                (got - want).abs() <= 6.0 * 3.0 * 12.0 * 2f64.powi(-24),
+                "{got} and {want}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_smaller_layer_has_the_leading_part_of_the_bases() {
+    let update = random_basis(2, usize::MAX, false);
+    // B_1's first column times A's first row.
+    let delta = |shape: [usize; 2]| {
+        let terms = update.terms(shape[0], shape[1]);
+        let mut lambda = vec![0.0; 2 * terms];
+        lambda[1] = 1.0;
+        random_delta(
+            update,
+            shape,
+            &lambda,
+            &vec![1.0; terms * shape[0].min(shape[1])],
+        )
+    };
+    let (small, large) = (delta([6, 4]), delta([40, 31]));
+    let cut = large.narrow(0, 0, 6).unwrap().narrow(1, 0, 4).unwrap();
+    assert_eq!(small.to_vec::<f32>().unwrap(), cut.to_vec::<f32>().unwrap());
+    let wide = delta([4, 6]).t().unwrap();
+    assert_eq!(
+        small.to_vec::<f32>().unwrap(),
+        wide.to_vec::<f32>().unwrap()
+    );
+}
+
+/// The smallest of d singular values that counts is far above d·ε of the largest for random matrices of this size.
+#[test]
+fn the_rank_is_full_or_that_of_one_basis() {
+    for ([m, n], distinct, want) in [
+        ([20, 12], usize::MAX, 12),
+        ([12, 20], usize::MAX, 12),
+        ([20, 12], 1, 3),
+        ([20, 12], 2, 6),
+    ] {
+        let update = random_basis(3, distinct, false);
+        let terms = update.terms(m, n);
+        let delta = random_delta(
+            update,
+            [m, n],
+            &numbers(3 * terms, 5),
+            &numbers(terms * 12, 6),
+        );
+        let s = linalg::svd(&delta).unwrap().s.to_vec::<f64>().unwrap();
+        let rank = s.iter().filter(|v| **v > 1e-5 * s[0]).count();
+        assert_eq!(rank, want, "{m}×{n}, {distinct} bases: {s:?}");
+        assert_eq!(update.parameters(m, n), 4 * (3 + 12));
+    }
+}
+
 #[test]
 fn the_bits_do_not_depend_on_the_threads() {
     let [m, n] = LARGE;
+    let update = random_basis(7, usize::MAX, false);
+    let shapes = [
+        vec![40, n],
+        vec![7, update.terms(m, n)],
+        vec![update.terms(m, n), n],
+    ];
+    same_bits_with_any_threads("random_basis", &shapes, |x| {
+        let weight = weight(m, n, DType::F32, x[0].device())?;
+        random_basis_linear(&x[0], &weight, None, (&x[1], &x[2]), update)
+    });
     let shapes = [vec![40, n], vec![m.div_ceil(9), 9, 9]];
     same_bits_with_any_threads("block_affine", &shapes, |x| {
         block_affine_linear(

@@ -13,7 +13,7 @@ use deltaw_models::experiment::{
 use deltaw_models::methods::adalora::{AdaLora, Importance};
 use deltaw_models::methods::selective::{BitFit, Full};
 use deltaw_models::methods::{Method, lora::Lora};
-use deltaw_models::train::{Comparison, Recipe, Task, english};
+use deltaw_models::train::{Classification, Comparison, Recipe, Task, english};
 
 /// A figure of the paper's table, on GLUE.
 const fn glue(metric: &'static str, arm: &'static str, value: &'static str) -> Figure {
@@ -88,8 +88,11 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
     run.config("fine-tuning steps", recipe.steps)?;
     run.config("fine-tuning batch", recipe.batch)?;
     run.config("test items", most)?;
-    let tasks = match &own {
-        Some(task) => vec![Task::classes(&base, &[(&task.name, task)], most, 1)?],
+    let tasks: Vec<Box<dyn Task + '_>> = match &own {
+        Some(task) => {
+            let tests = [(task.name.as_str(), task)];
+            vec![Box::new(Classification::new(&base, &tests, most, 1)?)]
+        }
         None => english::tasks(&base, most)?,
     };
     let mut methods = arms();
@@ -109,7 +112,7 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
         recorded_rates: run.scale() == Scale::Default && own.is_none(),
         most,
     };
-    comparison.fill(run, &base, &tasks)?;
+    comparison.fill(run, &base.id, &tasks)?;
 
     let scores = run.scores(Metric::accuracy());
     let mut claims = vec![

@@ -234,6 +234,15 @@ impl Rows {
         self.ends.windows(2).map(|w| (w[1] - w[0]) as u32).collect()
     }
 
+    /// A row's tokens before its `asked`-th, and from there on.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn split(&self, row: usize) -> (&[u32], &[u32]) {
+        let ids = &self.ids[self.ends[row]..self.ends[row + 1]];
+        ids.split_at(self.asked[row].min(ids.len()))
+    }
+
     /// The rows `items` as a batch: a row of n tokens gives n − 1 positions, each asked for the next token.
     pub fn batch(&self, items: &[u32], pad: Pad) -> Result<LmBatch> {
         check_items(items, self.len())?;

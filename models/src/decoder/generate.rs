@@ -1,4 +1,4 @@
-//! Text from a decoder, token by token.
+//! Text from a decoder, token by token, for one prompt or many.
 
 use deltaw_engine::prelude::*;
 
@@ -24,42 +24,77 @@ impl Decoder {
     /// # Errors
     /// An empty prompt, tokens out of range, a temperature below 0.
     pub fn generate(&self, prompt: &[u32], options: &Generation) -> Result<Vec<u32>> {
-        if prompt.is_empty() || options.temperature.is_nan() || options.temperature < 0.0 {
+        Ok(self.generate_batch(&[prompt], options)?.remove(0))
+    }
+
+    /// The same for several prompts of any lengths at a time. Greedy texts are those of [`Decoder::generate`].
+    ///
+    /// # Errors
+    /// As [`Decoder::generate`].
+    pub fn generate_batch(
+        &self,
+        prompts: &[&[u32]],
+        options: &Generation,
+    ) -> Result<Vec<Vec<u32>>> {
+        let least = prompts.iter().map(|p| p.len()).min().unwrap_or(1);
+        if least == 0 || options.temperature.is_nan() || options.temperature < 0.0 {
             let detail = format!(
-                "generate: a prompt of {} tokens at temperature {}",
-                prompt.len(),
+                "generate: a prompt of {least} tokens at temperature {}",
                 options.temperature
             );
             return Err(Error::Invalid(format!(
                 "{detail}; wanted at least one token and a temperature of 0 or more"
             )));
         }
-        let (device, mut text) = (self.words.table().device().clone(), prompt.to_vec());
+        let device = self.words.table().device().clone();
+        let mut texts: Vec<Vec<u32>> = prompts.iter().map(|p| p.to_vec()).collect();
+        let mut open: Vec<usize> = (0..texts.len()).collect();
         for step in 0..options.new_tokens {
-            let seen = &text[text
-                .len()
-                .saturating_sub(self.config.max_position_embeddings)..];
-            let ids = Tensor::from_slice(seen, &[1, seen.len()], &device)?;
-            let logits = no_grad(|| {
-                let hidden = self.body(
-                    &Context::eval(),
-                    &self.embed(&Context::eval(), &ids, None)?,
-                    None,
-                )?;
-                self.head(&Context::eval(), &hidden.narrow(1, seen.len() - 1, 1)?)
-            })?;
+            if open.is_empty() {
+                break;
+            }
+            let logits = no_grad(|| self.after(&open, &texts))?.to_vec::<f64>()?;
             let key = RandomKey {
                 step: step as u64,
                 ..RandomKey::new(options.seed, Purpose::Sample, "generate")
             };
-            let u = Tensor::random(&[], Distribution::Uniform, key, &device)?.item()?;
-            let token = pick(&logits.to_vec::<f64>()?, options.temperature, u);
-            text.push(token);
-            if options.end == Some(token) {
-                break;
+            let u = Tensor::random(&[texts.len()], Distribution::Uniform, key, &device)?;
+            let (u, wide) = (u.to_vec::<f64>()?, logits.len() / open.len());
+            for (logits, text) in logits.chunks(wide).zip(&open) {
+                texts[*text].push(pick(logits, options.temperature, u[*text]));
             }
+            open.retain(|text| texts[*text].last().copied() != options.end);
         }
-        Ok(text.split_off(prompt.len()))
+        Ok(texts
+            .iter_mut()
+            .zip(prompts)
+            .map(|(text, prompt)| text.split_off(prompt.len()))
+            .collect())
+    }
+
+    /// Logits `[rows, vocabulary]` of what follows these texts. Rows are filled up on the right, where no token before sees.
+    fn after(&self, rows: &[usize], texts: &[Vec<u32>]) -> Result<Tensor> {
+        let most = self.config.max_position_embeddings;
+        let seen: Vec<&[u32]> = rows
+            .iter()
+            .map(|row| &texts[*row][texts[*row].len().saturating_sub(most)..])
+            .collect();
+        let columns = seen.iter().map(|s| s.len()).max().unwrap_or(0);
+        let mut ids = vec![0u32; rows.len() * columns];
+        for (row, seen) in ids.chunks_mut(columns.max(1)).zip(&seen) {
+            row[..seen.len()].copy_from_slice(seen);
+        }
+        let last: Vec<u32> = seen
+            .iter()
+            .enumerate()
+            .map(|(row, seen)| (row * columns + seen.len() - 1) as u32)
+            .collect();
+        let (ctx, device) = (Context::eval(), self.words.table().device().clone());
+        let ids = Tensor::from_slice(&ids, &[rows.len(), columns], &device)?;
+        let hidden = self.body(&ctx, &self.embed(&ctx, &ids, None)?, None)?;
+        let hidden = hidden.reshape(&[rows.len() * columns, hidden.last_dim()])?;
+        let last = Tensor::from_slice(&last, &[rows.len()], &device)?;
+        self.head(&ctx, &hidden.gather_rows(&last)?)
     }
 }
 

@@ -18,7 +18,9 @@ use super::dora::Dora;
 use super::lora::Lora;
 use super::miss::Miss;
 use super::pissa::Pissa;
+use super::randlora::RandLora;
 use super::snell::Snell;
+use super::triadaptlora::TriAdaptLora;
 use super::{Attached, Method, Targets};
 
 /// What PEFT puts before every name.
@@ -174,8 +176,25 @@ impl Adapter {
                 values: self.parsed("values")?,
                 targets,
             })),
+            (Some("RANDLORA"), _) => Ok(Box::new(RandLora {
+                rank,
+                alpha: self.number("randlora_alpha", 640.0) as f32,
+                seed: self.number("projection_prng_key", 0.0) as u64,
+                bases: self.parsed("bases")?,
+                distinct: self.parsed("distinct")?,
+                targets,
+            })),
+            (Some("TRIADAPTLORA"), _) => Ok(Box::new(TriAdaptLora {
+                initial_rank: self.number("init_r", 1.0) as usize,
+                block: self.number("block", 1.0) as usize,
+                alpha,
+                gamma: self.number("orth_reg_weight", 0.5),
+                every: self.number("deltaT", 5.0) as u64,
+                targets,
+                ..TriAdaptLora::target_rank(self.number("target_r", 8.0) as usize)
+            })),
             (other, _) => Err(refuse(format!(
-                "peft_type {other:?}; LORA, ADALORA, MISS and SNELL are read"
+                "peft_type {other:?}; LORA, ADALORA, MISS, SNELL, RANDLORA and TRIADAPTLORA are read"
             ))),
         }
     }

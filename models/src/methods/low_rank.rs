@@ -103,3 +103,18 @@ impl Delta for LowRank {
         linear(&h, &self.lora_b.tensor(), None)
     }
 }
+
+/// `γ·mean ‖G − I‖_F` over Gram matrices: what AdaLoRA and TriAdaptLoRA add to the loss to keep their factors orthogonal.
+pub(super) fn orthogonality(
+    grams: impl Iterator<Item = Result<Tensor>>,
+    gamma: f64,
+) -> Result<Tensor> {
+    let distance = |gram: Result<Tensor>| {
+        let gram = gram?;
+        let identity = Tensor::eye(gram.last_dim(), gram.device())?;
+        gram.sub(&identity)?.norm_all()
+    };
+    let distances = grams.map(distance).collect::<Result<Vec<Tensor>>>()?;
+    let mean = Tensor::stack(&distances.iter().collect::<Vec<_>>())?.mean_all()?;
+    mean.affine(gamma, 0.0)
+}

@@ -14,9 +14,11 @@ pub mod low_rank;
 pub mod miss;
 pub mod pissa;
 pub mod produced;
+pub mod randlora;
 pub mod selective;
 pub mod snell;
 pub mod targets;
+pub mod triadaptlora;
 
 pub use adapted::{Adapted, Factor, Form};
 pub use adapter::Adapter;

@@ -2,22 +2,90 @@
 
 use deltaw_engine::prelude::*;
 
+use super::comparison::{Part, Scored, Sets, Task};
 use super::{Base, Learner, matrix};
 use crate::data::batch::{EncodedText, Pad, Targets, TextBatch};
 use crate::data::order::Order;
+use crate::data::text::{Example, TextTask};
 use crate::encoder::Encoder;
-use crate::experiment::{Error, Result, Stage};
+use crate::experiment::{Cell, Error, Result, Stage};
 use crate::layers::Linear;
 
 /// What every method trains besides its own parameters.
 pub const HEADS: [&str; 1] = ["classifier."];
 
+/// Texts to classify.
+pub struct Classification<'a> {
+    base: &'a Base,
+    sets: Sets<EncodedText>,
+    classes: usize,
+}
+
+impl<'a> Classification<'a> {
+    /// Trained on the first task, tested on the test splits of all under the given names. Of each split for scoring at most
+    /// `most` examples are taken, evenly spaced in runs of `together`.
+    ///
+    /// # Errors
+    /// No task; values instead of classes; a text that the tokeniser cannot encode.
+    pub fn new(
+        base: &'a Base,
+        tasks: &[(&str, &TextTask)],
+        most: usize,
+        together: usize,
+    ) -> Result<Self> {
+        let (_, first) = tasks
+            .first()
+            .ok_or_else(|| Error::Invalid("a task needs a test at least".into()))?;
+        let encode = |examples: &[Example], most: usize| {
+            let runs = examples.chunks(together);
+            let step = runs.len().div_ceil((most / together).max(1)).max(1);
+            let some: Vec<Example> = runs.step_by(step).flatten().cloned().collect();
+            base.tokenizer.encode_examples(&some, base.cloze.columns)
+        };
+        let empty = |what| Error::Invalid(format!("{}: no example for {what}", first.name));
+        let splits = &first.splits;
+        if splits.train.is_empty() {
+            return Err(empty("training"));
+        }
+        if splits.validation.is_empty() || tasks.iter().any(|(_, t)| t.splits.test.is_empty()) {
+            return Err(empty("validation or test; a tenth of the items go to each"));
+        }
+        let test = |(name, task): &(&str, &TextTask)| {
+            Ok((name.to_string(), encode(&task.splits.test, most)?))
+        };
+        Ok(Classification {
+            base,
+            sets: Sets {
+                train: encode(&splits.train, usize::MAX)?,
+                validation: encode(&splits.validation, most)?,
+                tests: tasks.iter().map(test).collect::<Result<_>>()?,
+            },
+            classes: first.objective.outputs(),
+        })
+    }
+}
+
+impl Task for Classification<'_> {
+    fn tests(&self) -> Vec<String> {
+        self.sets.names()
+    }
+
+    fn heads(&self) -> &[&str] {
+        &HEADS
+    }
+
+    fn model(&self, seed: u64) -> Result<Box<dyn Scored + '_>> {
+        let model = Classifier::new(self.base, &self.sets, self.classes, seed)?;
+        Ok(Box::new(model))
+    }
+}
+
 /// An encoder with a classifier, and examples.
-pub struct Classifier<'a> {
+struct Classifier<'a> {
     store: Store,
     encoder: Encoder,
     classifier: Linear,
-    train: &'a EncodedText,
+    sets: &'a Sets<EncodedText>,
 }
 
 impl<'a> Classifier<'a> {
@@ -25,7 +93,7 @@ impl<'a> Classifier<'a> {
     ///
     /// # Errors
     /// Weights that lack a parameter of the encoder, or have it in another shape.
-    pub fn new(base: &Base, train: &'a EncodedText, classes: usize, seed: u64) -> Result<Self> {
+    fn new(base: &Base, sets: &'a Sets<EncodedText>, classes: usize, seed: u64) -> Result<Self> {
         let store = Store::new(&base.device, seed);
         let encoder = Encoder::new(&store.at("bert"), &base.config)?;
         let (layer, d) = (base.config.num_hidden_layers, base.config.hidden_size);
@@ -37,15 +105,12 @@ impl<'a> Classifier<'a> {
             store,
             encoder,
             classifier,
-            train,
+            sets,
         })
     }
 
     /// Logits `[B, classes]`.
-    ///
-    /// # Errors
-    /// Sequences longer than the position table.
-    pub fn logits(&self, ctx: &Context, batch: &TextBatch) -> Result<Tensor> {
+    fn logits(&self, ctx: &Context, batch: &TextBatch) -> Result<Tensor> {
         let device = self.store.device();
         let ids = matrix(&batch.ids, batch.rows, batch.columns, device)?;
         let types = matrix(&batch.types, batch.rows, batch.columns, device)?;
@@ -61,24 +126,6 @@ impl<'a> Classifier<'a> {
         let mean = shares.matmul(&hidden)?.squeeze(1)?;
         Ok(self.classifier.forward(&ctx, &mean)?)
     }
-
-    /// Which items of a set are classified rightly, in order.
-    ///
-    /// # Errors
-    /// As [`Classifier::logits`].
-    pub fn right(&self, stage: &Stage<'_>, set: &EncodedText) -> Result<Vec<bool>> {
-        let mut right = vec![];
-        let items: Vec<u32> = (0..set.len() as u32).collect();
-        for chunk in items.chunks(128) {
-            stage.check()?;
-            let batch = set.batch(chunk, Pad::Multiple(8))?;
-            let said = no_grad(|| self.logits(&Context::eval(), &batch))?
-                .argmax()?
-                .to_vec::<u32>()?;
-            right.extend(said.iter().zip(classes(&batch)?).map(|(a, b)| a == b));
-        }
-        Ok(right)
-    }
 }
 
 impl Learner for Classifier<'_> {
@@ -87,11 +134,12 @@ impl Learner for Classifier<'_> {
     }
 
     fn order(&self, seed: u64, batch: usize) -> Result<Order> {
-        Ok(Order::new(self.train.len(), seed)?.bucketed(self.train.lengths(), batch * 8)?)
+        let train = &self.sets.train;
+        Ok(Order::new(train.len(), seed)?.bucketed(train.lengths(), batch * 8)?)
     }
 
     fn loss(&self, ctx: &Context, items: &[u32], _: u64) -> Result<Tensor> {
-        let batch = self.train.batch(items, Pad::Multiple(8))?;
+        let batch = self.sets.train.batch(items, Pad::Multiple(8))?;
         let logits = self.logits(ctx, &batch)?;
         let targets = Tensor::from_slice(classes(&batch)?, &[batch.rows], self.store.device())?;
         Ok(cross_entropy(
@@ -102,9 +150,34 @@ impl Learner for Classifier<'_> {
     }
 }
 
+impl Scored for Classifier<'_> {
+    fn learner(&self) -> &dyn Learner {
+        self
+    }
+
+    fn score(&self, stage: &Stage<'_>, part: Part) -> Result<Cell> {
+        let (set, mut right) = (self.sets.of(part), vec![]);
+        let items: Vec<u32> = (0..set.len() as u32).collect();
+        for chunk in items.chunks(128) {
+            stage.check()?;
+            let batch = set.batch(chunk, Pad::Multiple(8))?;
+            let said = no_grad(|| self.logits(&Context::eval(), &batch))?
+                .argmax()?
+                .to_vec::<u32>()?;
+            right.extend(said.iter().zip(classes(&batch)?).map(|(a, b)| a == b));
+        }
+        Ok(Cell::new().accuracy(right))
+    }
+}
+
 /// Whether the base's weights make an encoder of its configuration.
 pub(super) fn check(base: &Base) -> Result<()> {
-    Classifier::new(base, &EncodedText::new(0), 1, 0).map(drop)
+    let sets = Sets {
+        train: EncodedText::new(0),
+        validation: EncodedText::new(0),
+        tests: vec![],
+    };
+    Classifier::new(base, &sets, 1, 0).map(drop)
 }
 
 fn classes(batch: &TextBatch) -> Result<&[u32]> {

@@ -2,182 +2,81 @@
 
 use serde::Serialize;
 
-use super::{Base, Classifier, Learner, MaskedLm, Recipe, classify, fit};
-use crate::data::batch::EncodedText;
-use crate::data::corpus::Stream;
-use crate::data::text::{Example, TextTask};
+use super::{Learner, Recipe, fit};
 use crate::experiment::{Cell, CellId, Error, Matrix, Metric, Result, Run, Stage};
 use crate::methods::Method;
 
-/// A task: what is learnt, what chooses the rates, and the tests by name, in domain first.
-pub struct Task {
-    tests: Vec<String>,
-    data: Data,
+/// What a task is made of: what is learnt, what chooses the rates, and the tests by name, in domain first.
+pub struct Sets<T> {
+    /// For training.
+    pub train: T,
+    /// For tuning.
+    pub validation: T,
+    /// For the final figures.
+    pub tests: Vec<(String, T)>,
 }
 
-enum Data {
-    Classes {
-        train: EncodedText,
-        validation: EncodedText,
-        tests: Vec<EncodedText>,
-        classes: usize,
-    },
-    Cloze {
-        train: Stream,
-        validation: Stream,
-        tests: Vec<Stream>,
-        windows: usize,
-    },
+impl<T> Sets<T> {
+    /// What a trained model is scored on.
+    pub fn of(&self, part: Part) -> &T {
+        match part {
+            Part::Validation => &self.validation,
+            Part::Test(i) => &self.tests[i].1,
+        }
+    }
+
+    /// The tests' names.
+    pub fn names(&self) -> Vec<String> {
+        self.tests.iter().map(|(name, _)| name.clone()).collect()
+    }
 }
 
-/// On which split a trained model is scored.
-#[derive(Clone, Copy, PartialEq)]
-enum Score {
+/// A set that a trained model is scored on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Part {
+    /// While rates are chosen.
     Validation,
-    Tests,
+    /// The test of this number.
+    Test(usize),
 }
 
-impl Task {
-    /// Classification: trained on the first task, tested on the test splits of all under the given names. Of each split for
-    /// scoring at most `most` examples are taken, evenly spaced in runs of `together`.
+/// What methods are compared on.
+pub trait Task {
+    /// The tests' names, in domain first.
+    fn tests(&self) -> Vec<String>;
+
+    /// What the scores' main metric is; it chooses the rates.
+    fn metric(&self) -> Metric {
+        Metric::accuracy()
+    }
+
+    /// Prefixes of the parameters that every method trains.
+    fn heads(&self) -> &[&str] {
+        &[]
+    }
+
+    /// The metric, if there is one, that the mean training loss over the steps goes under: it tells how fast a method learns.
+    fn learning(&self) -> Option<&str> {
+        None
+    }
+
+    /// A new copy of the base; what the base has not is drawn from `seed`.
     ///
     /// # Errors
-    /// No task; values instead of classes; a text that the tokeniser cannot encode.
-    pub fn classes(
-        base: &Base,
-        tasks: &[(&str, &TextTask)],
-        most: usize,
-        together: usize,
-    ) -> Result<Self> {
-        let (_, first) = tasks
-            .first()
-            .ok_or_else(|| Error::Invalid("a task needs a test at least".into()))?;
-        let encode = |examples: &[Example], most: usize| {
-            let runs = examples.chunks(together);
-            let step = runs.len().div_ceil((most / together).max(1)).max(1);
-            let some: Vec<Example> = runs.step_by(step).flatten().cloned().collect();
-            base.tokenizer.encode_examples(&some, base.cloze.columns)
-        };
-        let empty = |what| Error::Invalid(format!("{}: no example for {what}", first.name));
-        let splits = &first.splits;
-        if splits.train.is_empty() {
-            return Err(empty("training"));
-        }
-        if splits.validation.is_empty() || tasks.iter().any(|(_, t)| t.splits.test.is_empty()) {
-            return Err(empty("validation or test; a tenth of the items go to each"));
-        }
-        Ok(Task {
-            tests: tasks.iter().map(|(name, _)| name.to_string()).collect(),
-            data: Data::Classes {
-                train: encode(&splits.train, usize::MAX)?,
-                validation: encode(&splits.validation, most)?,
-                tests: tasks
-                    .iter()
-                    .map(|(_, task)| encode(&task.splits.test, most))
-                    .collect::<Result<_, _>>()?,
-                classes: first.objective.outputs(),
-            },
-        })
-    }
+    /// A base that does not fit the task.
+    fn model(&self, seed: u64) -> Result<Box<dyn Scored + '_>>;
+}
 
-    /// Masked tokens of another domain: trained on texts, tested on others, at most `most` hidden tokens each.
+/// A model that is fine-tuned and tested.
+pub trait Scored {
+    /// As it is trained.
+    fn learner(&self) -> &dyn Learner;
+
+    /// Its scores on a set.
     ///
     /// # Errors
-    /// A text that the tokeniser cannot encode.
-    pub fn cloze(
-        base: &Base,
-        train: &[String],
-        validation: &[String],
-        tests: &[(&str, &[String])],
-        most: usize,
-    ) -> Result<Self> {
-        Ok(Task {
-            tests: tests.iter().map(|(name, _)| name.to_string()).collect(),
-            data: Data::Cloze {
-                train: base.stream(train)?,
-                validation: base.stream(validation)?,
-                tests: tests
-                    .iter()
-                    .map(|(_, texts)| base.stream(texts))
-                    .collect::<Result<_>>()?,
-                windows: most / base.cloze.asked,
-            },
-        })
-    }
-
-    /// Fine-tunes a new copy of the base and scores it: a cell for each test, or one for validation.
-    fn run(
-        &self,
-        base: &Base,
-        run: &One<'_>,
-        score: Score,
-        stage: &mut Stage<'_>,
-    ) -> Result<Vec<Cell>> {
-        let (mut attached, curve, right);
-        match &self.data {
-            Data::Classes {
-                train,
-                validation,
-                tests,
-                classes,
-            } => {
-                let model = Classifier::new(base, train, *classes, run.seed)?;
-                attached = run.method.attach(model.store(), &classify::HEADS)?;
-                curve = fit(stage, &model, Some(&mut *attached), run.recipe, run.seed)?;
-                let scored = |set| model.right(stage, set);
-                right = score
-                    .of(validation, tests)
-                    .iter()
-                    .map(scored)
-                    .collect::<Result<Vec<_>>>()?;
-            }
-            Data::Cloze {
-                train,
-                validation,
-                tests,
-                windows,
-            } => {
-                let model = MaskedLm::of(base, train, run.seed)?;
-                attached = run.method.attach(model.store(), &[])?;
-                curve = fit(stage, &model, Some(&mut *attached), run.recipe, run.seed)?;
-                let scored = |set| model.right(stage, set, *windows);
-                right = score
-                    .of(validation, tests)
-                    .iter()
-                    .map(scored)
-                    .collect::<Result<Vec<_>>>()?;
-            }
-        }
-        let mut cells: Vec<Cell> = right
-            .into_iter()
-            .map(|right| Cell::new().accuracy(right).trainable(attached.parameters()))
-            .collect();
-        // The tests share one training run: its curve and pattern stand with the first.
-        if let Some(first) = cells.first_mut() {
-            *first = std::mem::take(first).curve("loss", curve);
-            let ranks = attached.ranks();
-            if !ranks.is_empty() {
-                *first = std::mem::take(first).matrix("rank", rank_map(&ranks));
-            }
-        }
-        Ok(cells)
-    }
-}
-
-impl Score {
-    fn of<'a, T>(self, validation: &'a T, tests: &'a [T]) -> &'a [T] {
-        match self {
-            Score::Validation => std::slice::from_ref(validation),
-            Score::Tests => tests,
-        }
-    }
-}
-
-/// One training run.
-struct One<'a> {
-    method: &'a dyn Method,
-    recipe: &'a Recipe,
-    seed: u64,
+    /// An interruption.
+    fn score(&self, stage: &Stage<'_>, part: Part) -> Result<Cell>;
 }
 
 /// How methods are compared.
@@ -194,21 +93,57 @@ pub struct Comparison<'a> {
     pub most: usize,
 }
 
+/// One training run.
+struct One<'a> {
+    method: &'a dyn Method,
+    recipe: &'a Recipe,
+    seed: u64,
+}
+
+impl One<'_> {
+    /// Fine-tunes a new copy of the base and scores it: a cell for each part.
+    fn run(&self, task: &dyn Task, parts: &[Part], stage: &mut Stage<'_>) -> Result<Vec<Cell>> {
+        let model = task.model(self.seed)?;
+        let learner = model.learner();
+        let mut attached = self.method.attach(learner.store(), task.heads())?;
+        let curve = fit(stage, learner, Some(&mut *attached), self.recipe, self.seed)?;
+        let score = |part: &Part| Ok(model.score(stage, *part)?.trainable(attached.parameters()));
+        let mut cells = parts.iter().map(score).collect::<Result<Vec<Cell>>>()?;
+        // The tests share one training run: its curve and pattern stand with the first.
+        if let Some(first) = cells.first_mut() {
+            let mut cell = std::mem::take(first);
+            if let Some(name) = task.learning() {
+                let mean = curve.iter().map(|(_, loss)| loss).sum::<f64>() / curve.len() as f64;
+                cell = cell.metric(name, mean);
+            }
+            cell = cell.curve("loss", curve);
+            let ranks = attached.ranks();
+            if !ranks.is_empty() {
+                cell = cell.matrix("rank", rank_map(&ranks));
+            }
+            *first = cell;
+        }
+        Ok(cells)
+    }
+}
+
 impl Comparison<'_> {
-    /// Tunes every method on every task, then trains it with every seed, and fills the cube.
+    /// Tunes every method on every task, then trains it with every seed, and fills the cube. `base` is what the tasks' models
+    /// are copies of, as the stages' keys name it.
     ///
     /// # Errors
     /// What the stages return; a run that diverges is noted as failed and the others go on.
-    pub fn fill(&self, run: &mut Run, base: &Base, tasks: &[Task]) -> Result<()> {
+    pub fn fill(&self, run: &mut Run, base: &str, tasks: &[Box<dyn Task + '_>]) -> Result<()> {
         let names: Vec<String> = self.methods.iter().map(|m| m.name()).collect();
         run.expect("fine-tune", tasks.len() * names.len() * run.seeds().len());
         for task in tasks {
-            let (steps, batch) = (self.recipe.steps, self.recipe.batch);
-            let key = (&base.id, &task.tests, steps, batch, self.most);
-            let rates = self.tune(run, base, task, &names, &key)?;
+            let (steps, batch, tests) = (self.recipe.steps, self.recipe.batch, task.tests());
+            let key = (base, &tests, steps, batch, self.most);
+            let rates = self.tune(run, &**task, &names, &key)?;
+            let parts: Vec<Part> = (0..tests.len()).map(Part::Test).collect();
             for (method, name) in self.methods.iter().zip(&names) {
                 for seed in run.seeds() {
-                    let ids: Vec<CellId> = (task.tests.iter())
+                    let ids: Vec<CellId> = (tests.iter())
                         .map(|test| CellId::new(name, test, seed))
                         .collect();
                     let rate = rates.best(name).ok().copied();
@@ -219,7 +154,7 @@ impl Comparison<'_> {
                             recipe: &recipe,
                             seed,
                         };
-                        task.run(base, &one, Score::Tests, stage)
+                        one.run(&**task, &parts, stage)
                     })?;
                 }
             }
@@ -237,12 +172,11 @@ impl Comparison<'_> {
     fn tune(
         &self,
         run: &mut Run,
-        base: &Base,
-        task: &Task,
+        task: &dyn Task,
         names: &[String],
         key: &impl Serialize,
     ) -> Result<crate::experiment::Tuned<f64>> {
-        let search = format!("learning rate, {}", task.tests[0]);
+        let search = format!("learning rate, {}", task.tests()[0]);
         if self.recorded_rates
             && let Some(tuned) = run.recorded(&search)
         {
@@ -254,7 +188,7 @@ impl Comparison<'_> {
         }
         run.grid(
             &search,
-            &Metric::accuracy(),
+            &task.metric(),
             key,
             names,
             &self.rates,
@@ -268,8 +202,8 @@ impl Comparison<'_> {
                     recipe: &self.at(*trial.candidate),
                     seed: trial.seed,
                 };
-                let cells = task.run(base, &one, Score::Validation, stage)?;
-                Ok(cells[0].metrics["accuracy"])
+                let cells = one.run(task, &[Part::Validation], stage)?;
+                Ok(cells[0].metrics[&task.metric().name])
             },
         )
     }

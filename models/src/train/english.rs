@@ -4,7 +4,8 @@
 //! to tell misspelt dictionary definitions from right ones (tested on definitions and, shifted, on tweets), and to restore
 //! hidden letters of film reviews (tested on reviews and, shifted, on tweets).
 
-use super::masked::Cloze;
+use super::classify::Classification;
+use super::masked::{Cloze, Hidden};
 use super::{Base, Recipe, Task};
 use crate::data::corpus;
 use crate::data::sentiment::Domain;
@@ -69,7 +70,7 @@ pub fn base(run: &mut Run) -> Result<Base> {
 ///
 /// # Errors
 /// Embedded data that does not read, a text that the tokeniser cannot encode.
-pub fn tasks(base: &Base, most: usize) -> Result<Vec<Task>> {
+pub fn tasks(base: &Base, most: usize) -> Result<Vec<Box<dyn Task + '_>>> {
     let fractions = Fractions::default();
     let misspelt = |name, texts| spelling(name, texts, COLUMNS - 2, SWAPS);
     let definitions = corpus::definitions(&fractions)?;
@@ -96,7 +97,13 @@ pub fn tasks(base: &Base, most: usize) -> Result<Vec<Task>> {
     ];
     Ok(vec![
         // A passage and its misspelt twin stay together.
-        Task::classes(base, &by_spelling, most, 2)?,
-        Task::cloze(base, &reviews.train, &reviews.validation, &by_letters, most)?,
+        Box::new(Classification::new(base, &by_spelling, most, 2)?),
+        Box::new(Hidden::new(
+            base,
+            &reviews.train,
+            &reviews.validation,
+            &by_letters,
+            most,
+        )?),
     ])
 }

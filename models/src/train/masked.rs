@@ -4,7 +4,8 @@ use deltaw_engine::checkpoint;
 use deltaw_engine::prelude::*;
 use serde::Serialize;
 
-use super::{Base, Curve, Learner, Recipe, fit, matrix};
+use super::comparison::{Part, Scored, Sets, Task};
+use super::{Base, Curve, Learner, Recipe, base, fit, matrix};
 use crate::data::batch::LmBatch;
 use crate::data::corpus::{Stream, Windows};
 use crate::data::draw::Draw;
@@ -12,7 +13,7 @@ use crate::data::masking::Masking;
 use crate::data::order::Order;
 use crate::data::tokenizer::Tokenizer;
 use crate::encoder::{Encoder, EncoderConfig, MaskedLmHead};
-use crate::experiment::{Error, Result, Stage};
+use crate::experiment::{Cell, Error, Result, Stage};
 
 /// The file that pre-training leaves beside its stage.
 pub const WEIGHTS: &str = "base.safetensors";
@@ -65,7 +66,7 @@ impl<'a> MaskedLm<'a> {
         let store = Store::new(device, seed);
         let encoder = Encoder::new(&store.at("bert"), config)?;
         let head = MaskedLmHead::new(&store.at("cls.predictions"), config)?;
-        start(&store, config)?;
+        base::start(&store, config.hidden_size, "position_embeddings.weight")?;
         Ok(MaskedLm {
             store,
             encoder,
@@ -78,10 +79,7 @@ impl<'a> MaskedLm<'a> {
     }
 
     /// The base's own model over another stream.
-    ///
-    /// # Errors
-    /// As [`MaskedLm::new`]; weights that lack a parameter.
-    pub fn of(base: &Base, stream: &'a Stream, seed: u64) -> Result<Self> {
+    fn of(base: &Base, stream: &'a Stream, seed: u64) -> Result<Self> {
         let (config, tokenizer) = (&base.config, &base.tokenizer);
         let model = Self::new(config, tokenizer, stream, base.cloze, seed, &base.device)?;
         model.store.load(&base.weights, |_| true)?;
@@ -104,10 +102,7 @@ impl<'a> MaskedLm<'a> {
     }
 
     /// Which hidden tokens are restored rightly, in `windows` windows evenly spaced over a stream.
-    ///
-    /// # Errors
-    /// An interruption; a stream shorter than a window.
-    pub fn right(&self, stage: &Stage<'_>, stream: &Stream, windows: usize) -> Result<Vec<bool>> {
+    fn right(&self, stage: &Stage<'_>, stream: &Stream, windows: usize) -> Result<Vec<bool>> {
         let [cls, sep, mask] = self.special;
         let text = stream.bracketed(self.cloze.columns, cls, sep)?;
         let step = text.len().div_ceil(windows.max(1));
@@ -157,30 +152,67 @@ impl Learner for MaskedLm<'_> {
     }
 }
 
-/// Rescales BERT's start to the width, and draws positions as sinusoids of wavelengths 2π to 2000π.
-fn start(store: &Store, config: &EncoderConfig) -> Result<()> {
-    let d = config.hidden_size;
-    let std = (d as f32).sqrt().recip();
-    for param in store.params().iter().filter(|p| p.shape().len() == 2) {
-        let scaled = if param.name().ends_with("position_embeddings.weight") {
-            let wave = |i: usize| {
-                let (position, column) = ((i / d) as f32, i % d);
-                let angle = position * 1000f32.powf(-((column - column % 2) as f32) / d as f32);
-                let value = if column % 2 == 0 {
-                    angle.sin()
-                } else {
-                    angle.cos()
-                };
-                value * std * std::f32::consts::SQRT_2
-            };
-            let values: Vec<f32> = (0..param.len()).map(wave).collect();
-            Tensor::from_slice(&values, &param.shape(), store.device())?
-        } else {
-            no_grad(|| param.value().affine(f64::from(std / 0.02), 0.0))?
-        };
-        param.set(scaled)?;
+/// Masked tokens of another domain.
+pub struct Hidden<'a> {
+    base: &'a Base,
+    sets: Sets<Stream>,
+    windows: usize,
+}
+
+impl<'a> Hidden<'a> {
+    /// Trained on texts, tested on others, at most `most` hidden tokens each.
+    ///
+    /// # Errors
+    /// A text that the tokeniser cannot encode.
+    pub fn new(
+        base: &'a Base,
+        train: &[String],
+        validation: &[String],
+        tests: &[(&str, &[String])],
+        most: usize,
+    ) -> Result<Self> {
+        let test = |(name, texts): &(&str, &[String])| Ok((name.to_string(), base.stream(texts)?));
+        Ok(Hidden {
+            base,
+            sets: Sets {
+                train: base.stream(train)?,
+                validation: base.stream(validation)?,
+                tests: tests.iter().map(test).collect::<Result<_>>()?,
+            },
+            windows: most / base.cloze.asked,
+        })
     }
-    Ok(())
+}
+
+impl Task for Hidden<'_> {
+    fn tests(&self) -> Vec<String> {
+        self.sets.names()
+    }
+
+    fn model(&self, seed: u64) -> Result<Box<dyn Scored + '_>> {
+        Ok(Box::new(Restorer {
+            model: MaskedLm::of(self.base, &self.sets.train, seed)?,
+            task: self,
+        }))
+    }
+}
+
+/// A model with what it is tested on.
+struct Restorer<'a> {
+    model: MaskedLm<'a>,
+    task: &'a Hidden<'a>,
+}
+
+impl Scored for Restorer<'_> {
+    fn learner(&self) -> &dyn Learner {
+        &self.model
+    }
+
+    fn score(&self, stage: &Stage<'_>, part: Part) -> Result<Cell> {
+        let stream = self.task.sets.of(part);
+        let right = self.model.right(stage, stream, self.task.windows)?;
+        Ok(Cell::new().accuracy(right))
+    }
 }
 
 /// Pre-trains an encoder and keeps it as [`WEIGHTS`].

@@ -7,6 +7,7 @@
 //! ```
 
 pub mod base;
+pub mod causal;
 pub mod classify;
 pub mod comparison;
 pub mod english;
@@ -23,7 +24,8 @@ use crate::experiment::{Error, Result, Stage};
 use crate::methods::Attached;
 
 pub use base::Base;
-pub use classify::Classifier;
+pub use causal::{Completion, Measure, Pretrained};
+pub use classify::Classification;
 pub use comparison::{Comparison, Task};
 pub use masked::MaskedLm;
 

@@ -14,6 +14,7 @@
 //! | `emoji-{noto,twemoji,openmoji,openmoji-black}` | the emoji's group | 9 |
 //! | `emoji-subgroup-{…}` | the emoji's subgroup | 98 |
 
+pub mod arithmetic;
 pub mod lexical;
 pub mod pictures;
 pub mod reviews;

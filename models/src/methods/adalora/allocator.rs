@@ -4,7 +4,7 @@ use deltaw_engine::optim::ImportanceAverages;
 use deltaw_engine::prelude::*;
 
 use super::{AdaLora, Importance};
-use crate::methods::low_rank::LowRank;
+use crate::methods::low_rank::{LowRank, orthogonality};
 use crate::methods::{Adapted, Adapter, Attached};
 
 /// The triplets of one site.
@@ -115,16 +115,6 @@ impl Allocator {
     }
 }
 
-/// `‖G − I‖_F` of a Gram matrix.
-fn distance_to_identity(gram: &Tensor) -> Result<Tensor> {
-    let r = gram.last_dim();
-    let identity: Vec<f32> = (0..r * r)
-        .map(|i| i.is_multiple_of(r + 1) as u8 as f32)
-        .collect();
-    gram.sub(&Tensor::from_slice(&identity, &[r, r], gram.device())?)?
-        .norm_all()
-}
-
 impl Attached for Allocator {
     fn adapted(&self) -> &Adapted {
         &self.adapted
@@ -134,14 +124,11 @@ impl Attached for Allocator {
         if self.method.gamma == 0.0 {
             return Ok(None);
         }
-        let mut distances = vec![];
-        for site in &self.sites {
+        let grams = self.sites.iter().flat_map(|site| {
             let (q, p) = (site.q.tensor(), site.p.tensor());
-            distances.push(distance_to_identity(&q.matmul_t(&q, false, true)?)?);
-            distances.push(distance_to_identity(&p.matmul_t(&p, true, false)?)?);
-        }
-        let mean = Tensor::stack(&distances.iter().collect::<Vec<_>>())?.mean_all()?;
-        Ok(Some(mean.affine(self.method.gamma, 0.0)?))
+            [q.matmul_t(&q, false, true), p.matmul_t(&p, true, false)]
+        });
+        orthogonality(grams, self.method.gamma).map(Some)
     }
 
     fn after_step(&mut self, step: u64, total: u64, grads: &Gradients) -> Result<()> {

@@ -1,0 +1,382 @@
+//! RandLoRA's update (Albert et al. 2025): a sum of low-rank products of fixed random bases, scaled by trained diagonals, of full
+//! rank.
+//!
+//! ```text
+//! m ≥ n:   ΔW  = s·Σ_j B_j·Λ_j·A·Γ_j      d = min(m, n), D = max(m, n), N = ⌈d/r⌉ terms j
+//! m < n:   ΔWᵀ = the same, so that A and Γ are on the smaller side
+//! A [r, d], B [D, N·r] random      λ [r, N], γ [N, d]: Λ_j = diag(λ[:, j]), Γ_j = diag(γ[j, :]), N·(r + d) numbers
+//! dλ_kj = Σ_b U_(jk)b·A_kb·γ_jb    dγ_jb = Σ_k U_(jk)b·A_kb·λ_kj      U = s·Bᵀ·G (m ≥ n) or s·Bᵀ·Gᵀ, G = dyᵀ·x
+//! ```
+//!
+//! The bases are numbers of Philox streams with mean 0 and variance 1, made where they are used and stored nowhere: (seed, row,
+//! column) gives each, so that a smaller layer has the leading part of a larger one's and one seed serves a whole model.
+//! Making ΔW costs `2·m·n·N·r ≈ 2·m·n·d` FLOPs a pass and `N·r·D` random numbers, whatever the number of tokens; scratch is a
+//! quarter of a million bytes, or one term's factors of a panel where they are larger.
+
+use std::ops::Range;
+
+use crate::cpu::gemm::{Dims, Layout as Strides, Scale, gemm};
+use crate::device::{Device, Distribution};
+use crate::error::{Error, Result};
+use crate::ops::produced::{Panel, Producer, produced_linear};
+use crate::random::{self, Purpose, RandomKey};
+use crate::tensor::Tensor;
+
+/// How the bases are distributed, always with mean 0 and variance 1.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bases {
+    /// Uniform in [−√3, √3): a Kaiming-uniform draw divided by its deviation.
+    Uniform,
+    /// ±√s with probability 1/2s each, else 0. The paper takes s = 3, and √d for the very sparse form.
+    Ternary(f32),
+}
+
+impl Bases {
+    /// From a number uniform in [0, 1).
+    #[inline(always)]
+    fn of(self, u: f32) -> f32 {
+        match self {
+            Bases::Uniform => u.mul_add(2.0, -1.0) * 3f32.sqrt(),
+            Bases::Ternary(s) => {
+                let share = 0.5 / s;
+                let sign = f32::from(u >= 1.0 - share) - f32::from(u < share);
+                sign * s.sqrt()
+            }
+        }
+    }
+}
+
+/// A sum of scaled random low-rank products.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RandomBasis {
+    /// r of each product.
+    pub rank: usize,
+    /// s.
+    pub scale: f32,
+    /// Names the bases.
+    pub seed: u64,
+    /// Their distribution.
+    pub bases: Bases,
+    /// How many B_j differ: B_j is that of j modulo this. 1 keeps the rank of ΔW at r with as many trained numbers.
+    pub distinct: usize,
+}
+
+const NAME: &str = "random_basis";
+/// Numbers of both factors that are made at a time.
+const ROOM: usize = 1 << 16;
+const ADD: Scale = Scale {
+    alpha: 1.0,
+    beta: 1.0,
+};
+
+/// Sizes of a layer, and A.
+pub struct Prepared {
+    tall: bool,
+    /// d.
+    small: usize,
+    /// N.
+    terms: usize,
+    /// `[r, d]`.
+    a: Vec<f32>,
+}
+
+impl RandomBasis {
+    /// N = ⌈min(m, n)/r⌉.
+    pub fn terms(&self, m: usize, n: usize) -> usize {
+        m.min(n).div_ceil(self.rank.max(1))
+    }
+
+    /// Trained numbers of a matrix: N·(r + min(m, n)).
+    pub fn parameters(&self, m: usize, n: usize) -> usize {
+        self.terms(m, n) * (self.rank + m.min(n))
+    }
+
+    fn key(&self, basis: &str) -> RandomKey {
+        RandomKey::new(self.seed, Purpose::Basis, basis)
+    }
+
+    /// Rows and columns of A or B.
+    fn window(&self, basis: &str, rows: Range<usize>, columns: Range<usize>) -> Vec<f32> {
+        let mut out = vec![0.0; rows.len() * columns.len()];
+        let columns = columns.start as u64..columns.end as u64;
+        // Matrices in memory lie far inside a stream's 2³² rows.
+        random::fill(
+            Distribution::Uniform,
+            self.key(basis),
+            rows.start as u64,
+            columns,
+            &mut out,
+        )
+        .expect("a window of the plane");
+        out.iter_mut().for_each(|u| *u = self.bases.of(*u));
+        out
+    }
+
+    /// The same on a device, `[rows, columns]`.
+    fn basis(&self, basis: &str, shape: [usize; 2], device: &Device) -> Result<Tensor> {
+        let u = Tensor::random(&shape, Distribution::Uniform, self.key(basis), device)?;
+        match self.bases {
+            Bases::Uniform => u.affine(2.0, -1.0)?.affine(f64::from(3f32.sqrt()), 0.0),
+            Bases::Ternary(s) => {
+                let share = 0.5 / s;
+                let at = |value: f32| Tensor::from_slice(&[value], &[1], device);
+                let low = at(share)?.gt(&u)?;
+                let high = u.ge(&at(1.0 - share)?)?;
+                high.sub(&low)?.affine(f64::from(s.sqrt()), 0.0)
+            }
+        }
+    }
+
+    /// The terms in runs that share one window of B, each run's factors in [`ROOM`] if a single term's are.
+    fn runs(&self, terms: usize, rows: usize) -> impl Iterator<Item = Range<usize>> {
+        let (most, distinct) = ((ROOM / (rows * self.rank).max(1)).max(1), self.distinct);
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let first = next;
+            next = terms
+                .min(first + most)
+                .min((first / distinct + 1) * distinct);
+            (first < next).then_some(first..next)
+        })
+    }
+
+    /// B's columns of a run, `[rows, run·r]`.
+    fn left(&self, rows: Range<usize>, run: &Range<usize>) -> Vec<f32> {
+        let first = run.start % self.distinct;
+        let columns = first * self.rank..(first + run.len()) * self.rank;
+        self.window("randlora.B", rows, columns)
+    }
+
+    /// s·Λ·A·Γ of a run, `[run·r, columns]`, of the given columns of the smaller side.
+    fn right(
+        &self,
+        prepared: &Prepared,
+        panel: &Panel,
+        run: &Range<usize>,
+        columns: &Range<usize>,
+    ) -> Vec<f32> {
+        let mut out = Vec::with_capacity(run.len() * self.rank * columns.len());
+        self.each(prepared, panel, run, columns, |lambda, a, gamma| {
+            let factor = self.scale * lambda;
+            out.extend(a.iter().zip(gamma).map(|(a, g)| factor * a * g));
+        });
+        out
+    }
+
+    /// Calls `row` with λ_kj, A's row k and γ's row j for each row (j, k) of a run.
+    fn each(
+        &self,
+        prepared: &Prepared,
+        panel: &Panel,
+        run: &Range<usize>,
+        columns: &Range<usize>,
+        mut row: impl FnMut(f32, &[f32], &[f32]),
+    ) {
+        let (d, [lambda, gamma]) = (prepared.small, [panel.params[0], panel.params[1]]);
+        for j in run.clone() {
+            for k in 0..self.rank {
+                row(
+                    lambda[k * prepared.terms + j],
+                    &prepared.a[k * d..][columns.clone()],
+                    &gamma[j * d..][columns.clone()],
+                );
+            }
+        }
+    }
+}
+
+impl Producer for RandomBasis {
+    type Prepared = Prepared;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn check(&self, m: usize, n: usize, params: &[&Tensor]) -> Result<()> {
+        let sparse = matches!(self.bases, Bases::Ternary(s) if s.is_nan() || s < 1.0);
+        if self.rank == 0 || self.distinct == 0 || sparse {
+            return Err(Error::shape(
+                NAME,
+                format!(
+                    "rank {}, {} distinct bases, {:?}; wanted at least 1 of each, and a sparsity of 1 or more",
+                    self.rank, self.distinct, self.bases
+                ),
+            ));
+        }
+        let [lambda, gamma] = params else {
+            return Err(Error::shape(
+                NAME,
+                format!("{} parameters, wanted λ and γ", params.len()),
+            ));
+        };
+        let terms = self.terms(m, n);
+        lambda.expect_shape(NAME, "λ", &[self.rank, terms])?;
+        gamma.expect_shape(NAME, "γ", &[terms, m.min(n)])
+    }
+
+    fn dense(&self, weight: &Tensor, params: &[&Tensor]) -> Result<Tensor> {
+        let (m, n, r) = (weight.shape()[0], weight.shape()[1], self.rank);
+        self.check(m, n, params)?;
+        let (small, large, terms) = (m.min(n), m.max(n), self.terms(m, n));
+        let a = self.basis("randlora.A", [r, small], weight.device())?;
+        let distinct = self.basis(
+            "randlora.B",
+            [large, terms.min(self.distinct) * r],
+            weight.device(),
+        )?;
+        let runs = (0..terms.div_ceil(self.distinct))
+            .map(|i| distinct.narrow(1, 0, (terms - i * self.distinct).min(self.distinct) * r));
+        let runs = runs.collect::<Result<Vec<Tensor>>>()?;
+        // [N, r, d]
+        let right = params[0]
+            .t()?
+            .unsqueeze(2)?
+            .mul(&a)?
+            .mul(&params[1].unsqueeze(1)?)?;
+        let right = right.reshape(&[terms * r, small])?;
+        let delta = match runs.is_empty() {
+            true => Tensor::zeros(&[large, small], right.dtype(), right.device())?,
+            false => Tensor::concat(&runs.iter().collect::<Vec<_>>(), 1)?.matmul(&right)?,
+        };
+        let delta = delta.affine(f64::from(self.scale), 0.0)?;
+        if m >= n { Ok(delta) } else { delta.t() }
+    }
+
+    fn prepare(&self, m: usize, n: usize, _: &[&[f32]]) -> Result<Prepared> {
+        let small = m.min(n);
+        Ok(Prepared {
+            tall: m >= n,
+            small,
+            terms: self.terms(m, n),
+            a: self.window("randlora.A", 0..self.rank, 0..small),
+        })
+    }
+
+    fn produce(&self, prepared: &Prepared, panel: Panel, out: &mut [f32]) {
+        let (rows, n) = (panel.first..panel.first + panel.rows, panel.n);
+        for run in self.runs(prepared.terms, panel.rows + n) {
+            let k = run.len() * self.rank;
+            let dims = Dims {
+                m: panel.rows,
+                n,
+                k,
+            };
+            if prepared.tall {
+                let left = self.left(rows.clone(), &run);
+                let right = self.right(prepared, &panel, &run, &(0..n));
+                gemm(
+                    dims,
+                    ADD,
+                    (&left, Strides::row_major(k)),
+                    (&right, Strides::row_major(n)),
+                    (&mut *out, n),
+                );
+            } else {
+                let left = self.right(prepared, &panel, &run, &rows);
+                let right = self.left(0..n, &run);
+                gemm(
+                    dims,
+                    ADD,
+                    (&left, Strides::transposed(panel.rows)),
+                    (&right, Strides::transposed(k)),
+                    (&mut *out, n),
+                );
+            }
+        }
+    }
+
+    fn contract(&self, prepared: &Prepared, panel: Panel, g: &[f32], grads: &mut [&mut [f32]]) {
+        let (rows, n) = (panel.first..panel.first + panel.rows, panel.n);
+        let scale = Scale {
+            alpha: self.scale,
+            beta: 0.0,
+        };
+        let [d_lambda, d_gamma] = grads else { return };
+        for run in self.runs(prepared.terms, panel.rows + n) {
+            let k = run.len() * self.rank;
+            // U's rows (j, k), of the panel's part of the smaller side.
+            let columns = if prepared.tall { 0..n } else { rows.clone() };
+            let wide = columns.len();
+            let mut u = vec![0.0; k * wide];
+            if prepared.tall {
+                let left = self.left(rows.clone(), &run);
+                let dims = Dims {
+                    m: k,
+                    n,
+                    k: panel.rows,
+                };
+                gemm(
+                    dims,
+                    scale,
+                    (&left, Strides::transposed(k)),
+                    (g, Strides::row_major(n)),
+                    (&mut u, n),
+                );
+            } else {
+                let left = self.left(0..n, &run);
+                let dims = Dims {
+                    m: k,
+                    n: wide,
+                    k: n,
+                };
+                gemm(
+                    dims,
+                    scale,
+                    (&left, Strides::transposed(k)),
+                    (g, Strides::transposed(n)),
+                    (&mut u, wide),
+                );
+            }
+            let mut at = 0;
+            self.each(prepared, &panel, &run, &columns, |lambda, a, gamma| {
+                let (j, k) = (run.start + at / self.rank, at % self.rank);
+                let d_gamma = &mut d_gamma[j * prepared.small..][columns.clone()];
+                let mut sum = 0.0;
+                for (((u, a), gamma), d_gamma) in
+                    u[at * wide..][..wide].iter().zip(a).zip(gamma).zip(d_gamma)
+                {
+                    let ua = u * a;
+                    sum += ua * gamma;
+                    *d_gamma += ua * lambda;
+                }
+                d_lambda[k * prepared.terms + j] += sum;
+                at += 1;
+            });
+        }
+    }
+}
+
+/// `x·(W + ΔW)ᵀ + b` with a frozen W and ΔW of λ `[r, N]` and γ `[N, min(m, n)]`.
+///
+/// # Errors
+/// Shapes that do not fit, or a W that is trained.
+pub fn random_basis_linear(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    (lambda, gamma): (&Tensor, &Tensor),
+    update: RandomBasis,
+) -> Result<Tensor> {
+    produced_linear(update, x, weight, bias, &[lambda, gamma])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bases_have_mean_0_and_variance_1() {
+        const POINTS: usize = 60_000;
+        for bases in [Bases::Uniform, Bases::Ternary(3.0), Bases::Ternary(10.0)] {
+            let at = |i: usize| f64::from(bases.of((i as f32 + 0.5) / POINTS as f32));
+            let mean = (0..POINTS).map(at).sum::<f64>() / POINTS as f64;
+            let square = (0..POINTS).map(|i| at(i).powi(2)).sum::<f64>() / POINTS as f64;
+            // A step of the grid more or less on either side of a jump of √10 to 10, and f32's roundings.
+            assert!(
+                mean.abs() < 1e-3 && (square - 1.0).abs() < 1e-3,
+                "{bases:?}: {mean}, {square}"
+            );
+        }
+    }
+}
