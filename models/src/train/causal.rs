@@ -134,20 +134,10 @@ impl Learner for CausalLm<'_> {
     }
 }
 
-/// How completions are scored.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Measure {
-    /// Accuracy: the greedy completion is the right one, token by token.
-    ExactMatch,
-    /// The right completion's mean loss per token.
-    Loss,
-}
-
-/// Prompts to complete.
+/// Prompts to complete. Right is the greedy completion that is the wanted one to the last token.
 pub struct Completion<'a> {
     base: &'a Pretrained,
     sets: Sets<Rows>,
-    measure: Measure,
 }
 
 impl<'a> Completion<'a> {
@@ -160,7 +150,6 @@ impl<'a> Completion<'a> {
         base: &'a Pretrained,
         name: &str,
         pairs: &Splits<Vec<(String, String)>>,
-        measure: Measure,
         most: usize,
     ) -> Result<Self> {
         // A row of n tokens is read without its last.
@@ -183,7 +172,6 @@ impl<'a> Completion<'a> {
                 validation: some(&pairs.validation)?,
                 tests: vec![(name.into(), some(&pairs.test)?)],
             },
-            measure,
         })
     }
 }
@@ -191,13 +179,6 @@ impl<'a> Completion<'a> {
 impl Task for Completion<'_> {
     fn tests(&self) -> Vec<String> {
         self.sets.names()
-    }
-
-    fn metric(&self) -> Metric {
-        match self.measure {
-            Measure::ExactMatch => Metric::accuracy(),
-            Measure::Loss => loss_metric(),
-        }
     }
 
     fn learning(&self) -> Option<&str> {
@@ -231,14 +212,6 @@ pub fn learning_metric() -> Metric {
         .decimals(3)
 }
 
-/// The loss of the right completions of a test, nats per token.
-pub fn loss_metric() -> Metric {
-    Metric::new("loss")
-        .unit("nats")
-        .lower_is_better()
-        .decimals(3)
-}
-
 /// A model with what it is tested on.
 struct Writer<'a> {
     model: CausalLm<'a>,
@@ -259,22 +232,6 @@ impl Writer<'_> {
         let written = self.model.decoder.generate_batch(&prompts, &options)?;
         Ok(written.iter().zip(&pairs).map(|(w, p)| w == p.1).collect())
     }
-
-    /// Mean loss of each row's completion.
-    fn losses(&self, rows: &Rows, items: &[u32]) -> Result<Vec<f32>> {
-        let batch = rows.batch(items, Pad::Longest)?;
-        let (logits, targets) = no_grad(|| self.model.asked(&Context::eval(), &batch))?;
-        let all = logits
-            .log_softmax()?
-            .take(&targets.unsqueeze(1)?)?
-            .to_vec::<f32>()?;
-        let mut all = all.iter();
-        let mean = |row: &[f32]| {
-            let count = row.iter().filter(|w| **w > 0.0).count();
-            -all.by_ref().take(count).sum::<f32>() / count.max(1) as f32
-        };
-        Ok(batch.weights.chunks(batch.columns).map(mean).collect())
-    }
 }
 
 impl Scored for Writer<'_> {
@@ -285,17 +242,11 @@ impl Scored for Writer<'_> {
     fn score(&self, stage: &Stage<'_>, part: Part) -> Result<Cell> {
         let rows = self.task.sets.of(part);
         let items: Vec<u32> = (0..rows.len() as u32).collect();
-        let (mut right, mut losses) = (vec![], vec![]);
+        let mut right = vec![];
         for chunk in items.chunks(ROWS) {
             stage.check()?;
-            match self.task.measure {
-                Measure::ExactMatch => right.extend(self.right(rows, chunk)?),
-                Measure::Loss => losses.extend(self.losses(rows, chunk)?),
-            }
+            right.extend(self.right(rows, chunk)?);
         }
-        Ok(match self.task.measure {
-            Measure::ExactMatch => Cell::new().accuracy(right),
-            Measure::Loss => Cell::new().scored(loss_metric().name, losses),
-        })
+        Ok(Cell::new().accuracy(right))
     }
 }

@@ -24,7 +24,7 @@ use crate::experiment::{Error, Result, Stage};
 use crate::methods::Attached;
 
 pub use base::Base;
-pub use causal::{Completion, Measure, Pretrained};
+pub use causal::{Completion, Pretrained};
 pub use classify::Classification;
 pub use comparison::{Comparison, Task};
 pub use masked::MaskedLm;
