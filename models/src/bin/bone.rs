@@ -97,8 +97,8 @@ fn documents() -> Result<Vec<String>> {
 fn experiment(run: &mut Run) -> Result<Verdict> {
     let tokenizer = Tokenizer::bytes()?;
     let config = DecoderConfig::gpt2(tokenizer.vocabulary(), 96, 3, 4, 64);
-    let pre_training = Recipe::new(run.pick(20, 1500, 3000), 32, 4e-3);
-    let recipe = Recipe::new(run.pick(8, 200, 400), run.pick(8, 16, 16), 0.0);
+    let pre_training = Recipe::new(run.pick(20, 1500, 1500), 32, 4e-3);
+    let recipe = Recipe::new(run.pick(8, 200, 300), run.pick(8, 16, 16), 0.0);
     let most = run.pick(32, 300, 300);
     run.config("pre-training steps", pre_training.steps)?;
     run.config(
@@ -116,7 +116,7 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
     let comparison = Comparison {
         methods: &methods,
         recipe,
-        rates: run.pick(vec![4e-3], vec![1e-3, 4e-3], vec![1e-3, 4e-3, 1.6e-2]),
+        rates: run.pick(vec![4e-3], vec![1e-3, 4e-3], vec![1e-3, 4e-3]),
         recorded_rates: run.scale() == Scale::Default,
         most,
     };

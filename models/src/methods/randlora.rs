@@ -33,6 +33,9 @@ pub struct RandLora {
 }
 
 impl RandLora {
+    /// The paper's sparse bases: ±1 with probability 1/6 each, before they are divided by their deviation.
+    pub const TERNARY: Bases = Bases::Ternary(3.0);
+
     /// Terms of rank `rank` with α = 20·rank, uniform bases, on every linear of the blocks.
     pub fn rank(rank: usize) -> Self {
         RandLora {

@@ -12,6 +12,7 @@ pub mod classify;
 pub mod comparison;
 pub mod english;
 pub mod masked;
+pub mod pictures;
 mod state;
 
 use deltaw_engine::optim::{AdamW, Schedule, clip_global_norm};
@@ -28,6 +29,7 @@ pub use causal::{Completion, Pretrained};
 pub use classify::Classification;
 pub use comparison::{Comparison, Task};
 pub use masked::MaskedLm;
+pub use pictures::Seer;
 
 impl From<DataError> for Error {
     fn from(error: DataError) -> Self {

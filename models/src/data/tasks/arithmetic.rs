@@ -1,14 +1,14 @@
 //! Arithmetic that is generated: word problems that are answered by their working.
 //!
 //! ```text
-//! problem   Ruth has 12 figs, finds 7 and sells 5:      working   12+7=19-5=14
+//! problem   Ruth has 12 figs, finds 4 and sells 5:      working   12+4=16-5=11
 //! ```
 
 use crate::data::draw::Draw;
 use crate::data::split::{Fractions, Splits};
 
 /// The largest number that occurs.
-const MOST: usize = 40;
+const MOST: usize = 20;
 const NAMES: [&str; 8] = [
     "Adam", "Ruth", "Levi", "Mary", "John", "Anna", "Paul", "Lois",
 ];
@@ -36,7 +36,7 @@ type Step = (bool, usize);
 
 fn a_step(from: usize, draw: &mut Draw) -> (Step, usize) {
     loop {
-        let (plus, b) = (draw.below(2) == 0, 1 + draw.below(9));
+        let (plus, b) = (draw.below(2) == 0, 1 + draw.below(5));
         if let Some(to) = result(from, plus, b) {
             return ((plus, b), to);
         }
@@ -65,7 +65,7 @@ fn problem(steps: usize, draw: &mut Draw) -> (String, String) {
         NAMES[draw.below(NAMES.len())],
         THINGS[draw.below(THINGS.len())],
     );
-    let mut now = 1 + draw.below(30);
+    let mut now = 1 + draw.below(15);
     let (mut text, mut working) = (format!("{name} has {now} {things}"), now.to_string());
     for step in 0..steps {
         let ((plus, b), to) = a_step(now, draw);
