@@ -70,6 +70,7 @@ const PAPER: Paper = Paper {
         "An exact match asks for the whole working; the paper's for its last number.",
     ],
     source: include_str!("bone.rs"),
+    record: Some(include_str!("../../records/bone/results.json")),
     ..Paper::BLANK
 };
 

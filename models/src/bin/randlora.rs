@@ -95,7 +95,7 @@ fn arms() -> Vec<Box<dyn Method>> {
 
 fn experiment(run: &mut Run) -> Result<Verdict> {
     let pre_training = Recipe::new(run.pick(10, 800, 800), 64, 2e-3);
-    let recipe = Recipe::new(run.pick(4, 100, 100), run.pick(8, 32, 32), 0.0);
+    let recipe = Recipe::new(run.pick(4, 60, 100), run.pick(8, 32, 32), 0.0);
     let most = run.pick(32, 500, 500);
     run.config("pre-training steps", pre_training.steps)?;
     run.config(
@@ -113,7 +113,7 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
         &noto,
     )?;
     let mut tasks = pictures::domains(&base, 8, most)?;
-    if run.scale() != Scale::Quick {
+    if run.scale() == Scale::Full {
         tasks.extend(pictures::domains(&base, usize::MAX, most)?);
     }
     let methods = arms();
