@@ -97,13 +97,12 @@ pub fn comparer(isa: Isa) -> SameOffsets {
 fn place(r: &Request) -> usize {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let first = r.a[r.first()];
-    let some = [1, 2, 8, 16, 31].map(|l| r.a[l].wrapping_sub(first));
     let start = (first % 32) << 8 | r.bytes << 1 | u64::from(r.space == Space::Shared);
-    let mixed = some
-        .iter()
-        .fold(start ^ u64::from(r.mask) << 32, |mixed, x| {
-            (mixed ^ x).wrapping_mul(ODD).rotate_left(31)
-        });
+    let mut mixed = start ^ u64::from(r.mask) << 32;
+    for l in [1, 2, 8, 16, 31] {
+        let offset = r.a[l].wrapping_sub(first);
+        mixed = (mixed ^ offset).wrapping_mul(ODD).rotate_left(31);
+    }
     (mixed.wrapping_mul(ODD) >> 32) as usize % REMEMBERED
 }
 

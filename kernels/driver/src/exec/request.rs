@@ -102,9 +102,13 @@ impl Request {
         }
         // A row that wraps round at 2³² is none.
         let shape = Shape::of(mask, row == 0 && min == a[0], same == 0);
+        let mut wide = [0; WARP];
+        for (wide, a) in wide.iter_mut().zip(a) {
+            *wide = a.into();
+        }
         Request {
             space,
-            a: a.map(u64::from),
+            a: wide,
             mask,
             bytes,
             shape,
@@ -134,21 +138,26 @@ impl Request {
 #[inline(always)]
 unsafe fn survey(regs: *const Lanes, address: &Address, mask: u32, bytes: u64) -> Request {
     let offset = address.offset as u64;
-    let a = match address.base {
-        Base::None => [offset; WARP],
+    // Loops here and above: an array's `map` may stay a call, for every lane one.
+    match address.base {
+        Base::None => Request::new(address.space, [offset; WARP], mask, bytes),
         Base::Narrow(slot) => {
             // SAFETY: the caller's promise.
-            let words = unsafe { &(*regs.add(slot as usize)).0 };
-            let a = words.map(|word| word.wrapping_add(offset as u32));
-            return Request::narrow(address.space, a, mask, bytes);
+            let mut a = unsafe { *regs.add(slot as usize) }.0;
+            for a in &mut a {
+                *a = a.wrapping_add(offset as u32);
+            }
+            Request::narrow(address.space, a, mask, bytes)
         }
         Base::Wide(slot) => {
             // SAFETY: the caller's promise; a wide slot is two `Lanes` in a row, 32 times 64 bits.
-            let words = unsafe { &*regs.add(slot as usize).cast::<Addresses>() };
-            std::array::from_fn(|l| words[l].wrapping_add(offset))
+            let mut a = unsafe { *regs.add(slot as usize).cast::<Addresses>() };
+            for a in &mut a {
+                *a = a.wrapping_add(offset);
+            }
+            Request::new(address.space, a, mask, bytes)
         }
-    };
-    Request::new(address.space, a, mask, bytes)
+    }
 }
 
 /// [`Survey`] for an instruction set.

@@ -122,7 +122,9 @@ pub unsafe fn run<const CHECK: bool, const COUNT: bool>(
                     // SAFETY: the slots lie in the register file, with the widths that `f` was made for; lanes that
                     // have exited may be overwritten.
                     unsafe {
-                        let [s0, s1, s2, s3] = s.map(|s| regs.add(s as usize).cast_const());
+                        // One by one: an array's `map` may stay a call.
+                        let at = |s: Slot| regs.add(s as usize).cast_const();
+                        let (s0, s1, s2, s3) = (at(s[0]), at(s[1]), at(s[2]), at(s[3]));
                         if mask == warp.alive {
                             f(regs.add(*d as usize), s0, s1, s2, s3);
                         } else {
@@ -215,8 +217,8 @@ pub unsafe fn run<const CHECK: bool, const COUNT: bool>(
                     let carry = if *reads { warp.carry } else { 0 };
                     // SAFETY: as for `Map`.
                     let out = unsafe {
-                        let [s0, s1, s2] = s.map(|s| regs.add(s as usize));
-                        f(value.as_mut_ptr(), s0, s1, s2, carry)
+                        let at = |s: Slot| regs.add(s as usize);
+                        f(value.as_mut_ptr(), at(s[0]), at(s[1]), at(s[2]), carry)
                     };
                     warp.store(*d, &value, mask, *wide);
                     if CHECK {
