@@ -3,182 +3,12 @@
 //! has the same bits. Nothing wrong passes unseen.
 
 mod common;
+mod subjects;
 
-use common::{Arg, Device, LIMIT};
-use deltaw_driver::exec::{Checks, Fault, FaultKind};
-
-/// A kernel of a compiler, and a launch that is clean.
-struct Subject {
-    ptx: &'static str,
-    kernel: &'static str,
-    grid: [u32; 3],
-    block: [u32; 3],
-    shared: u32,
-    /// Bytes of the input buffers; the output comes after them.
-    inputs: &'static [usize],
-    output: usize,
-    values: &'static [u32],
-    /// Pointers after the values, which are not used.
-    scratch: usize,
-}
-
-macro_rules! triton {
-    ($file:literal) => {
-        include_str!(concat!("triton/", $file, ".ptx"))
-    };
-}
-
-/// A launch of one block, by NVRTC, of a kernel that takes nothing else.
-const BLANK: Subject = Subject {
-    ptx: NVRTC,
-    kernel: "",
-    grid: [1, 1, 1],
-    block: [1, 1, 1],
-    shared: 0,
-    inputs: &[],
-    output: 0,
-    values: &[],
-    scratch: 0,
-};
-
-const NVRTC: &str = include_str!("cuda/kernels_sm80.ptx");
-const CLANG: &str = include_str!("clang/written_O2.ptx");
-
-/// Barriers and pipelines of asynchronous copies, by Triton: 40 x 64 x 112, rows of 128, 64 and 64 elements.
-const MATMUL: Subject = Subject {
-    ptx: triton!("matmul_bf16_3"),
-    kernel: "matmul",
-    block: [128, 1, 1],
-    shared: 16384,
-    inputs: &[40 * 128 * 2, 112 * 64 * 2],
-    output: 40 * 64 * 4,
-    values: &[40, 64, 112, 128, 64, 64],
-    scratch: 2,
-    ..BLANK
-};
-
-/// Shuffles, and shared memory between warps, by Triton: a row of 1000.
-const SOFTMAX: Subject = Subject {
-    ptx: triton!("softmax"),
-    kernel: "softmax",
-    block: [128, 1, 1],
-    shared: 16,
-    inputs: &[1000 * 4],
-    output: 1000 * 4,
-    values: &[1000],
-    scratch: 2,
-    ..BLANK
-};
-
-/// A tile through shared memory, by NVRTC: 45 x 70.
-const TRANSPOSE: Subject = Subject {
-    kernel: "transpose",
-    grid: [3, 2, 1],
-    block: [32, 8, 1],
-    inputs: &[45 * 70 * 4],
-    output: 70 * 45 * 4,
-    values: &[45, 70],
-    ..BLANK
-};
-
-/// Two tiles through shared memory in a loop, by NVRTC: 20 x 18 x 37.
-const TILES: Subject = Subject {
-    kernel: "matmul_tiled",
-    grid: [2, 2, 1],
-    block: [16, 16, 1],
-    inputs: &[20 * 37 * 4, 37 * 18 * 4],
-    output: 20 * 18 * 4,
-    values: &[20, 18, 37],
-    ..BLANK
-};
-
-/// A tree in shared memory and shuffles, by NVRTC.
-const SUM: Subject = Subject {
-    kernel: "reduce_sum",
-    block: [256, 1, 1],
-    inputs: &[5000 * 4],
-    output: 4,
-    values: &[5000],
-    ..BLANK
-};
-
-/// Two stages of asynchronous copies, by NVRTC.
-const PIPELINE: Subject = Subject {
-    kernel: "pipelined_scale",
-    block: [64, 1, 1],
-    inputs: &[5 * 64 * 16],
-    output: 5 * 64 * 16,
-    values: &[5],
-    ..BLANK
-};
-
-/// A guard, loads and a store, by clang: 100 records of 72 bytes, of 128 threads.
-const RECORDS: Subject = Subject {
-    ptx: CLANG,
-    block: [128, 1, 1],
-    inputs: &[100 * 72],
-    output: 100 * 8,
-    values: &[100],
-    ..BLANK
-};
-
-/// clang's kernel of the first function.
-fn records() -> Subject {
-    let kernel = CLANG
-        .split(".entry ")
-        .nth(1)
-        .and_then(|rest| rest.split('(').next());
-    Subject {
-        kernel: kernel.expect("a kernel"),
-        ..RECORDS
-    }
-}
+use deltaw_driver::exec::{Fault, FaultKind};
+use subjects::{Inputs, MATMUL, PIPELINE, SOFTMAX, SUM, Subject, TILES, TRANSPOSE, records};
 
 impl Subject {
-    /// The lines of the kernel's body, counted from 1.
-    fn lines(&self) -> impl Iterator<Item = (usize, &'static str)> {
-        let head = format!(".entry {}(", self.kernel);
-        let lines = self.ptx.lines().enumerate().map(|(i, line)| (i + 1, line));
-        lines
-            .skip_while(move |(_, line)| !line.contains(&head))
-            .take_while(|(_, line)| *line != "}")
-    }
-
-    /// The bytes of the output of a text in which some lines are replaced.
-    fn run(&self, changes: &[(usize, String)]) -> Result<Vec<u8>, Fault> {
-        let mut lines: Vec<&str> = self.ptx.lines().collect();
-        for (line, text) in changes {
-            lines[line - 1] = text;
-        }
-        let device = Device::new(&lines.join("\n"));
-        // 0.5 to 1 as floats, and about as large as bf16: no NaN hides a difference.
-        let words = |bytes: usize| -> Vec<u16> {
-            (0..bytes / 2)
-                .map(|i| 0x3f00 + (i * i % 127) as u16)
-                .collect()
-        };
-        let mut args: Vec<Arg> = self
-            .inputs
-            .iter()
-            .map(|&bytes| Arg::U64(device.upload(&words(bytes))))
-            .collect();
-        let output = device.upload(&vec![0u8; self.output]);
-        args.push(Arg::U64(output));
-        args.extend(self.values.iter().map(|&v| Arg::U32(v)));
-        args.extend(vec![Arg::U64(0); self.scratch]);
-        let checks = Checks::ALL;
-        device.launch_with(
-            self.kernel,
-            self.grid,
-            self.block,
-            self.shared,
-            &args,
-            &checks,
-            LIMIT,
-        )?;
-        Ok(device.download(output, self.output))
-    }
-
     /// Changes every line for which `change` has another text, one at a time; `accept` says whether a fault is the
     /// right one for the line. Returns how many were found, of how many.
     fn plant(
@@ -445,4 +275,59 @@ fn lanes_that_collide() {
             ("reduce_sum", 2, 2)
         ]
     );
+}
+
+/// Lane 5 passes a barrier by; and a barrier waits for more threads than there are.
+#[test]
+fn incomplete_barriers() {
+    let one_less = "{ .reg .pred %some; .reg .b32 %lane; mov.u32 %lane, %laneid; setp.ne.u32 %some, %lane, 5; \
+        @%some bar.sync 0; }";
+    for changed in [one_less, "bar.sync 0, 1024;"] {
+        let found = counts(
+            [MATMUL, SOFTMAX, TRANSPOSE, TILES, SUM, PIPELINE],
+            |subject| {
+                let change = |text: &str| text.contains("bar.sync").then(|| changed.to_string());
+                subject.plant(change, |fault, line| {
+                    fault.kind == FaultKind::BarrierDivergence && fault.line == line as u32
+                })
+            },
+        );
+        assert_eq!(
+            found,
+            [
+                ("matmul", 8, 8),
+                ("softmax", 3, 3),
+                ("transpose", 1, 1),
+                ("matmul_tiled", 2, 2),
+                ("reduce_sum", 2, 2),
+                ("pipelined_scale", 10, 10)
+            ],
+            "{changed}"
+        );
+    }
+}
+
+/// Inputs that nobody wrote are found where they reach global memory, freed ones where they are read.
+#[test]
+fn unwritten_and_freed_inputs() {
+    for subject in [MATMUL, SOFTMAX, TRANSPOSE, TILES, SUM, PIPELINE, records()] {
+        let fault = subject.run_on(Inputs::Unwritten, &[]).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Uninitialised, "{fault}");
+        let writes = ["st.global", "atom.global"];
+        assert!(
+            writes
+                .iter()
+                .any(|word| subject.text(fault.line).contains(word)),
+            "{fault}"
+        );
+        let fault = subject.run_on(Inputs::Freed, &[]).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::UseAfterFree, "{fault}");
+        let reads = ["ld.global", "cp.async"];
+        assert!(
+            reads
+                .iter()
+                .any(|word| subject.text(fault.line).contains(word)),
+            "{fault}"
+        );
+    }
 }
