@@ -160,6 +160,17 @@ impl Kernels {
         })
     }
 
+    /// Loads a kernel from a text in place of the one that [`Kernels::get`] would load.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`].
+    pub fn replace(&self, name: &str, shared: u32, text: &str) -> Result<(), KernelError> {
+        let function = self.load(name, shared, text)?;
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.insert(name.into(), function);
+        Ok(())
+    }
+
     /// Loads a kernel from a text, beside those that [`Kernels::get`] keeps.
     ///
     /// # Errors

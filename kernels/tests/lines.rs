@@ -1,0 +1,563 @@
+//! Every instruction of the row, index, map and update kernels is needed: without it (all its copies in the expanded text) some
+//! case must give other bits, fault in the driver's checks, or hang. What the kernels give as they are is compared with the CPU
+//! elsewhere.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Gpu, numbers};
+use cudarc::driver::CudaSlice;
+use deltaw_emulator::Checks;
+use deltaw_kernels::KernelError;
+use deltaw_kernels::cross_entropy::{self, CrossEntropy};
+use deltaw_kernels::gather::{Element, Gather, Scatter, Size};
+use deltaw_kernels::map::{self, Binary, Function, Map, Operand, Unary};
+use deltaw_kernels::norm::{self, Norm};
+use deltaw_kernels::reduce::{Fold, Reduce};
+use deltaw_kernels::select::{Kind, Select};
+use deltaw_kernels::softmax::{self, Softmax};
+use deltaw_kernels::template::Ptx;
+use deltaw_kernels::update::{Part, Rule, Update};
+
+/// Operands in device memory; the whole of them is the result.
+struct Memory<'a> {
+    gpu: &'a Gpu,
+    kept: Vec<CudaSlice<u8>>,
+}
+
+impl Memory<'_> {
+    fn bytes(&mut self, bytes: &[u8]) -> u64 {
+        let (slice, address) = self.gpu.upload(bytes);
+        self.kept.push(slice);
+        address
+    }
+
+    fn numbers(&mut self, count: usize, seed: u64) -> u64 {
+        let bytes: Vec<u8> = numbers(count, seed)
+            .into_iter()
+            .flat_map(f32::to_le_bytes)
+            .collect();
+        self.bytes(&bytes)
+    }
+
+    fn indices(&mut self, indices: &[u32]) -> u64 {
+        let bytes: Vec<u8> = indices.iter().flat_map(|i| i.to_le_bytes()).collect();
+        self.bytes(&bytes)
+    }
+}
+
+/// A launch on fixed numbers.
+struct Case {
+    name: String,
+    ptx: Ptx,
+    launch: Box<dyn Fn(&mut Memory) -> Result<(), KernelError>>,
+}
+
+impl Case {
+    /// What all memory holds after it, the kernel's text exchanged for `text`.
+    fn run(&self, text: &str) -> Result<Vec<u8>, String> {
+        let gpu = Gpu::new(80);
+        // Without an instruction a loop may have no end.
+        gpu.device.set_instruction_limit(100_000).expect("a limit");
+        gpu.device.set_checks(Checks::STRICT).expect("checks");
+        gpu.kernels
+            .replace(&self.name, 0, text)
+            .unwrap_or_else(|e| panic!("{e}\n{text}"));
+        let mut memory = Memory {
+            gpu: &gpu,
+            kept: vec![],
+        };
+        (self.launch)(&mut memory).map_err(|e| e.to_string())?;
+        gpu.finish()?;
+        let mut all = vec![];
+        for slice in &memory.kept {
+            all.extend(gpu.stream.clone_dtoh(slice).map_err(|e| format!("{e:?}"))?);
+        }
+        Ok(all)
+    }
+}
+
+/// An instruction, not a directive or a label, and none that only ends the text.
+fn is_instruction(line: &str) -> bool {
+    let line = line.trim();
+    line.ends_with(';') && !line.starts_with('.') && line != "ret;"
+}
+
+/// Instructions without which nothing changes, and why.
+const SPARE: &[(&str, &str)] = &[
+    ("reduce.ptx: setp.eq.u32 %p, %column, 0;", ALL_HAVE_IT),
+    ("norm.ptx: setp.eq.u32 %p, %lane, 0;", ALL_HAVE_IT),
+    ("select.ptx: setp.eq.u32 %p, %lane, 0;", ALL_HAVE_IT),
+    (
+        "map.ptx: bra END;",
+        "a whole chunk would be stored again, one by one",
+    ),
+    (
+        "scatter.ptx: @!%p bra END;",
+        "a warp past the width would go through all of it and store nothing",
+    ),
+];
+
+const ALL_HAVE_IT: &str = "all lanes have what one of them stores";
+
+/// Drops each instruction of the cases' texts that comes from these files, and says which ones none of the cases misses.
+fn survivors(files: &[&str], cases: &[Case]) -> Vec<String> {
+    let file = |origin: &str| origin.split(':').next().unwrap_or_default().to_owned();
+    let mut seen: BTreeMap<String, (String, bool)> = BTreeMap::new();
+    for case in cases {
+        let want = case
+            .run(case.ptx.text())
+            .unwrap_or_else(|e| panic!("{}: {e}", case.name));
+        let origins: std::collections::BTreeSet<&str> = (case.ptx.lines())
+            .filter(|(line, _)| is_instruction(line))
+            .map(|(_, origin)| origin)
+            .filter(|origin| files.contains(&file(origin).as_str()))
+            .collect();
+        for origin in origins {
+            let entry = seen.entry(origin.to_owned()).or_default();
+            if entry.1 {
+                continue;
+            }
+            let kept = (case.ptx.lines()).map(|(line, at)| {
+                if at == origin && is_instruction(line) {
+                    ""
+                } else {
+                    line
+                }
+            });
+            let text = kept.collect::<Vec<_>>().join("\n");
+            let dropped = case.ptx.lines().find(|(_, at)| *at == origin);
+            entry.0 = dropped.map_or(String::new(), |(line, _)| line.trim().to_owned());
+            entry.1 = case.run(&text).as_ref() != Ok(&want);
+        }
+    }
+    let missed = seen.into_iter().filter(|(at, (line, caught))| {
+        let line = format!("{}: {line}", file(at));
+        !caught && SPARE.iter().all(|(spare, _)| *spare != line)
+    });
+    missed
+        .map(|(at, (line, _))| format!("{at}: {line}"))
+        .collect()
+}
+
+fn all_are_needed(files: &[&str], cases: &[Case]) {
+    let survivors = survivors(files, cases);
+    assert!(survivors.is_empty(), "{survivors:#?}");
+}
+
+/// A launch, whose addresses come from `Memory`.
+macro_rules! launch {
+    ($memory:ident, $call:expr) => {{
+        let call = $call;
+        let gpu = $memory.gpu;
+        // SAFETY: the operands lie in `memory`, which is kept until it has been read.
+        unsafe { call.launch(&gpu.kernels, &gpu.stream) }
+    }};
+}
+
+fn reduces() -> Vec<Case> {
+    let sizes = [
+        ([3, 10, 1], 4),
+        ([2, 301, 1], 100),
+        ([5, 256, 1], 256),
+        ([2, 9, 5], 4),
+        ([2, 9, 140], 4),
+    ];
+    let case = |fold: Fold, size: [usize; 3], part: usize| {
+        let call = move |x, y| Reduce {
+            fold,
+            size,
+            part,
+            x,
+            y,
+        };
+        let variant = call(0, 0).variant();
+        Case {
+            name: variant.name(),
+            ptx: variant.expand().unwrap(),
+            launch: Box::new(move |memory| {
+                let [outer, n, inner] = size;
+                let x = memory.numbers(outer * n * inner, 1);
+                let y = memory.numbers(outer * n.div_ceil(part) * inner, 2);
+                launch!(memory, call(x, y))
+            }),
+        }
+    };
+    sizes
+        .into_iter()
+        .flat_map(|(size, part)| Fold::ALL.map(|fold| case(fold, size, part)))
+        .collect()
+}
+
+fn indices(count: usize, below: usize) -> Vec<u32> {
+    (0..count)
+        .map(|i| ((i * i * 5 + i) % below) as u32)
+        .collect()
+}
+
+fn gathers() -> Vec<Case> {
+    let gather = |size: Size, elements: [Element; 2]| {
+        let call = move |x, index, out| Gather {
+            size,
+            elements,
+            x,
+            index,
+            out,
+        };
+        let variant = call(0, 0, 0).variant();
+        let Size { rows, n, k, width } = size;
+        Case {
+            name: variant.name(),
+            ptx: variant.expand().unwrap(),
+            launch: Box::new(move |memory| {
+                let x = memory.numbers(rows * n * width * 2, 1);
+                let index = memory.indices(&indices(rows * k, n));
+                let out = memory.numbers(rows * k * width * 2, 3);
+                launch!(memory, call(x, index, out))
+            }),
+        }
+    };
+    let size = |rows, n, k, width| Size { rows, n, k, width };
+    let scatter = |size: Size| Case {
+        name: Scatter::NAME.into(),
+        ptx: Scatter::expand().unwrap(),
+        launch: Box::new(move |memory| {
+            let Size { rows, n, k, width } = size;
+            let src = memory.numbers(rows * k * width, 1);
+            let index = memory.indices(&indices(rows * k, n));
+            let out = memory.numbers(rows * n * width, 3);
+            launch!(
+                memory,
+                Scatter {
+                    size,
+                    src,
+                    index,
+                    out
+                }
+            )
+        }),
+    };
+    let f32s = [Element::F32; 2];
+    vec![
+        gather(size(2, 7, 5, 12), f32s),
+        gather(size(3, 7, 50, 5), f32s),
+        gather(size(1, 7, 50, 8), [Element::Bf16, Element::F32]),
+        gather(size(2, 7, 50, 3), [Element::F16, Element::F32]),
+        scatter(size(1, 61, 70, 5)),
+        scatter(size(3, 9, 40, 140)),
+        scatter(size(2, 50, 33, 1)),
+    ]
+}
+
+fn selects() -> Vec<Case> {
+    let select = |kind: Kind, rows: usize, n: usize, k: usize| Case {
+        name: kind.name().into(),
+        ptx: kind.expand().unwrap(),
+        launch: Box::new(move |memory| {
+            let odd = [f32::NAN, -0.0, 0.0, -3.0, f32::NEG_INFINITY, 0.0, 0.5, 0.5];
+            let values = numbers(rows * n, 5).into_iter().enumerate();
+            let values = values.map(|(i, x)| if i % 3 == 0 { odd[i / 3 % 8] } else { x });
+            let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+            let x = memory.bytes(&bytes);
+            let (values, indices) = (
+                memory.numbers(rows * k.max(1), 2),
+                memory.numbers(rows * k.max(1), 3),
+            );
+            launch!(
+                memory,
+                Select {
+                    kind,
+                    rows,
+                    n,
+                    k,
+                    x,
+                    values,
+                    indices
+                }
+            )
+        }),
+    };
+    vec![
+        select(Kind::Top, 5, 70, 9),
+        select(Kind::Top, 3, 5, 5),
+        select(Kind::Kth, 3, 700, 300),
+        select(Kind::Kth, 2, 40, 39),
+        select(Kind::Kth, 2, 40, 0),
+        select(Kind::Kth, 2, 41, 8),
+    ]
+}
+
+fn updates() -> Vec<Case> {
+    let update = |rule: Rule| Case {
+        name: rule.name().into(),
+        ptx: rule.expand().unwrap(),
+        launch: Box::new(move |memory| {
+            let parts = [(5, false), (300, true), (130, false)].map(|(n, masked)| {
+                let mask: Vec<u8> = (0..n)
+                    .flat_map(|i| ((i % 3) as f32).to_le_bytes())
+                    .collect();
+                Part {
+                    n,
+                    w: memory.numbers(n, n as u64),
+                    g: memory.numbers(n, n as u64 + 1),
+                    mask: masked.then(|| memory.bytes(&mask)),
+                    slots: [memory.numbers(n, 3), memory.bytes(&[0x3e; 1200][..4 * n])],
+                    step: [0.01 * n as f32, 1.5, 0.9],
+                }
+            });
+            let parts = parts.to_vec();
+            launch!(memory, Update { rule, parts })
+        }),
+    };
+    // An ε that shows.
+    let visible = |rule| match rule {
+        Rule::Adam { beta1, beta2, .. } => Rule::Adam {
+            beta1,
+            beta2,
+            eps: 0.25,
+        },
+        rule => rule,
+    };
+    Rule::ALL.map(|rule| update(visible(rule))).into()
+}
+
+fn rows() -> Vec<Case> {
+    let mut all = vec![];
+    for (rows, n) in [(5, 3), (6, 70)] {
+        all.extend(softmax::Variant::ALL.map(|variant| Case {
+            name: variant.name().into(),
+            ptx: variant.expand().unwrap(),
+            launch: Box::new(move |memory| {
+                let [x, y, dy] = [1, 2, 3].map(|seed| memory.numbers(rows * n, seed));
+                launch!(
+                    memory,
+                    Softmax {
+                        variant,
+                        rows,
+                        n,
+                        x,
+                        y,
+                        dy
+                    }
+                )
+            }),
+        }));
+        for (kind, smoothing) in cross_entropy::Kind::ALL
+            .into_iter()
+            .flat_map(|kind| [(kind, 0.0), (kind, 0.2)])
+        {
+            all.push(Case {
+                name: kind.name().into(),
+                ptx: kind.expand().unwrap(),
+                launch: Box::new(move |memory| {
+                    let weights: Vec<u8> = (0..rows)
+                        .flat_map(|i| (i as f32 * 0.25).to_le_bytes())
+                        .collect();
+                    // The row of weight 0 holds an infinity.
+                    let mut z = numbers(rows * n, 1);
+                    z[1] = f32::INFINITY;
+                    z[2 * n - 1] = f32::NEG_INFINITY;
+                    let z: Vec<u8> = z.into_iter().flat_map(f32::to_le_bytes).collect();
+                    let call = CrossEntropy {
+                        z: memory.bytes(&z),
+                        targets: memory.indices(&indices(rows, n)),
+                        weights: memory.bytes(&weights),
+                        lse: memory.numbers(rows, 4),
+                        kind: match kind {
+                            cross_entropy::Kind::Loss { .. } => cross_entropy::Kind::Loss {
+                                losses: memory.numbers(rows, 5),
+                            },
+                            cross_entropy::Kind::Gradient { .. } => cross_entropy::Kind::Gradient {
+                                dy: memory.numbers(1, 6),
+                            },
+                        },
+                        rows,
+                        n,
+                        smoothing,
+                    };
+                    launch!(memory, call)
+                }),
+            });
+        }
+    }
+    // A row of -inf has no logarithm of a sum.
+    let nothing = softmax::Variant::ALL[2];
+    all.push(Case {
+        name: nothing.name().into(),
+        ptx: nothing.expand().unwrap(),
+        launch: Box::new(move |memory| {
+            let x: Vec<u8> = [f32::NEG_INFINITY; 6]
+                .into_iter()
+                .flat_map(f32::to_le_bytes)
+                .collect();
+            let (x, y) = (memory.bytes(&x), memory.numbers(6, 1));
+            launch!(
+                memory,
+                Softmax {
+                    variant: nothing,
+                    rows: 2,
+                    n: 3,
+                    x,
+                    y,
+                    dy: 0
+                }
+            )
+        }),
+    });
+    for variant in norm::Variant::all() {
+        for (rows, n, beta) in [(5, 3, 0.0), (130, 7, 0.5), (6, 140, 1.0)] {
+            let kind = match variant.kind {
+                norm::Kind::Forward { .. } => norm::Kind::Forward { eps: 0.25 },
+                norm::Kind::Backward { .. } => norm::Kind::Backward { beta },
+                norm::Kind::Columns => norm::Kind::Columns,
+            };
+            let variant = norm::Variant { kind, ..variant };
+            all.push(Case {
+                name: variant.name().into(),
+                ptx: variant.expand().unwrap(),
+                launch: Box::new(move |memory| {
+                    let call = Norm {
+                        variant,
+                        rows,
+                        n,
+                        x: memory.numbers(rows * n, 1),
+                        gain: memory.numbers(n, 2),
+                        bias: memory.numbers(n, 3),
+                        stats: memory.numbers(2 * rows, 4),
+                        dy: memory.numbers(rows * n, 5),
+                        // A β of 0 ignores what was there.
+                        out: match beta {
+                            0.0 => memory.bytes(&vec![0xFF; 8 * rows * n]),
+                            _ => memory.numbers((rows * n).max(2 * n * Norm::parts(rows)), 6),
+                        },
+                    };
+                    launch!(memory, call)
+                }),
+            });
+        }
+    }
+    all
+}
+
+fn is_float(element: Element) -> bool {
+    matches!(element, Element::F32 | Element::Bf16 | Element::F16)
+}
+
+/// Views of [3, 5, n] with rows of 12 elements: contiguous, repeated and every second element.
+fn maps() -> Vec<Case> {
+    let f32 = Element::F32;
+    let case = |function: Function, n: usize, steps: [usize; 4], types: [Element; 2]| {
+        // Nothing lies behind the last row's gap.
+        let count = if steps[3] == 9 { n } else { 480 };
+        let shape = if steps[3] == 9 {
+            vec![n]
+        } else {
+            vec![3, 5, n]
+        };
+        let operand = move |pointer, element, step: usize| {
+            let mut strides = [0; map::MAX_RANK];
+            if steps[3] == 9 {
+                strides[0] = 1;
+            } else {
+                (strides[0], strides[1], strides[2]) = (160, 32, step);
+            }
+            Operand {
+                pointer,
+                element,
+                strides,
+            }
+        };
+        let inputs = move |at: &dyn Fn(usize) -> u64| -> Vec<Operand> {
+            (0..function.arity())
+                .map(|i| operand(at(i), types[0], steps[i]))
+                .collect()
+        };
+        let build = move |at: &dyn Fn(usize) -> u64, out| Map {
+            function,
+            constants: [-0.3, 0.4],
+            shape: shape.clone(),
+            out: operand(out, types[1], if steps[3] == 9 { 1 } else { steps[3] }),
+            inputs: inputs(at),
+        };
+        let variant = build(&|_| 0, 0).variant().unwrap();
+        Case {
+            name: variant.name(),
+            ptx: variant.expand().unwrap(),
+            launch: Box::new(move |memory| {
+                let at = [1, 2, 3].map(|seed| {
+                    let mut x = numbers(count, seed);
+                    x.iter_mut().step_by(7).for_each(|x| *x = 0.0);
+                    let bytes: Vec<u8> = match types[0] {
+                        Element::F32 => x.into_iter().flat_map(f32::to_le_bytes).collect(),
+                        _ => (0..8 * count).map(|i| (i * 37 % 23) as u8).collect(),
+                    };
+                    memory.bytes(&bytes)
+                });
+                let out = memory.bytes(&vec![0x41; 8 * count]);
+                launch!(memory, build(&|i| at[i], out))
+            }),
+        }
+    };
+    let f32s = [f32; 2];
+    let mut all = vec![
+        case(Function::Where, 10, [1, 0, 2, 1], f32s),
+        case(Function::Where, 12, [0, 2, 1, 2], f32s),
+        case(Function::Where, 11, [2, 1, 1, 1], f32s),
+        case(Function::MultiplyAdd, 9, [1, 1, 1, 1], f32s),
+        case(Function::Unary(Unary::Affine), 601, [1, 1, 1, 9], f32s),
+        case(Function::Unary(Unary::Clamp), 601, [1, 1, 1, 9], f32s),
+        case(Function::Slope(Unary::Clamp), 601, [1, 1, 1, 9], f32s),
+    ];
+    all.extend(Binary::ALL.map(|f| case(Function::Binary(f), 601, [1, 1, 1, 9], f32s)));
+    for from in Element::ALL {
+        for to in Element::ALL {
+            // Integers are not made into other integers.
+            let possible = from == to || is_float(to) || (is_float(from) && to != Element::I64);
+            if possible {
+                let ways = [[1, 1, 1, 1], [2, 1, 1, 2]];
+                all.extend(ways.map(|steps| case(Function::Copy, 10, steps, [from, to])));
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn of_reductions() {
+    all_are_needed(&["reduce.ptx"], &reduces());
+}
+
+#[test]
+fn of_gathers_and_scatters() {
+    all_are_needed(&["gather.ptx", "scatter.ptx", "element.ptx"], &gathers());
+}
+
+#[test]
+fn of_selections() {
+    all_are_needed(&["select.ptx"], &selects());
+}
+
+#[test]
+fn of_updates() {
+    all_are_needed(&["update.ptx"], &updates());
+}
+
+#[test]
+fn of_kernels_over_rows() {
+    all_are_needed(
+        &[
+            "row.ptx",
+            "softmax.ptx",
+            "log_sum_exp.ptx",
+            "cross_entropy.ptx",
+            "norm.ptx",
+        ],
+        &rows(),
+    );
+}
+
+#[test]
+fn of_maps() {
+    all_are_needed(&["map.ptx", "element.ptx"], &maps());
+}
