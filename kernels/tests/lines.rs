@@ -47,11 +47,14 @@ impl Memory<'_> {
     }
 }
 
+/// Makes its operands and launches.
+type Launch = Box<dyn Fn(&mut Memory) -> Result<(), KernelError>>;
+
 /// A launch on fixed numbers.
 struct Case {
     name: String,
     ptx: Ptx,
-    launch: Box<dyn Fn(&mut Memory) -> Result<(), KernelError>>,
+    launch: Launch,
 }
 
 impl Case {
