@@ -2,12 +2,12 @@
 
 use std::sync::OnceLock;
 
-use deltaw_emulator::{Checks, Log};
 use deltaw_engine::cpu::simd;
 use deltaw_engine::cpu::threads::set_threads;
 use deltaw_engine::device::Device as Tensors;
 use serde::{Deserialize, Serialize};
 
+use super::emulated;
 use super::error::{Error, Result};
 use super::options::{Device, Isa, Options};
 
@@ -73,45 +73,8 @@ fn open(device: Device) -> std::result::Result<Tensors, String> {
         Device::Cuda => CUDA
             .get_or_init(|| Tensors::cuda("cuda", 0).map_err(|e| e.to_string()))
             .clone(),
-        Device::Emulated => (EMULATED.get_or_init(Emulated::new).as_ref())
-            .map(|emulated| emulated.tensors.clone())
-            .map_err(Clone::clone),
+        Device::Emulated => emulated::open(),
     }
-}
-
-/// The software driver's device, which lives as long as the process.
-struct Emulated {
-    gpu: deltaw_emulator::Device,
-    tensors: Tensors,
-}
-
-static EMULATED: OnceLock<std::result::Result<Emulated, String>> = OnceLock::new();
-
-impl Emulated {
-    fn new() -> std::result::Result<Self, String> {
-        let emulator = deltaw_emulator::install().map_err(|e| e.to_string())?;
-        emulator.log(Log::Faults).map_err(|e| e.to_string())?;
-        let gpu = emulator.device().map_err(|e| e.to_string())?;
-        let tensors = Tensors::cuda("emulated", gpu.ordinal()).map_err(|e| e.to_string())?;
-        Ok(Emulated { gpu, tensors })
-    }
-}
-
-/// Ends the software driver's checks, which make it many times slower: once a training step has gone through, the steps after
-/// it launch the same kernels. Does nothing on other devices.
-///
-/// # Errors
-/// The driver refuses.
-pub fn end_checks() -> Result<()> {
-    if let Some(Ok(emulated)) = EMULATED.get() {
-        // What was asked for so far is still checked.
-        emulated
-            .tensors
-            .as_cuda()
-            .map_or(Ok(()), |cuda| cuda.synchronize())?;
-        (emulated.gpu.set_checks(Checks::NONE)).map_err(Error::other)?;
-    }
-    Ok(())
 }
 
 /// An option's value as it is typed.

@@ -42,6 +42,7 @@ pub mod claim;
 mod console;
 pub mod cube;
 mod driver;
+pub(crate) mod emulated;
 pub mod environment;
 pub mod error;
 pub mod files;

@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use crate::data::DataError;
 use crate::data::order::Order;
-use crate::experiment::{Error, Result, Stage, environment};
+use crate::experiment::{Error, Result, Stage, emulated};
 use crate::methods::Attached;
 
 pub use base::Base;
@@ -140,7 +140,7 @@ pub fn fit(
             method.after_step(step, recipe.steps, &grads)?;
         }
         if step == begin {
-            environment::end_checks()?;
+            emulated::end_checks()?;
         }
         if step % (recipe.steps / 50).max(1) == 0 {
             curve.push((step, task.item()?));
