@@ -407,3 +407,32 @@ fn drawn_tokens_follow_the_seed_and_the_text_may_outgrow_the_model() {
     assert_ne!(drawn(1), drawn(2));
     assert!(drawn(1).len() == 12 && drawn(1).iter().all(|t| *t < 31));
 }
+
+/// Rows of several lengths, some longer than the model sees, some ended before the others: each is what it is alone. The products
+/// of a row are summed alike in a batch of any size, so the logits have the same order but for ties, which random weights lack.
+#[test]
+fn a_batch_of_texts_goes_on_as_each_alone() {
+    let store = Store::new(&Device::cpu(), 3);
+    let model = Decoder::new(&store.root(), &DecoderConfig::gpt2(31, 16, 2, 4, 8)).unwrap();
+    let prompts: [&[u32]; 4] = [
+        &[1],
+        &[7, 2, 9],
+        &[3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
+        &[5, 5],
+    ];
+    let greedy = |end| Generation {
+        new_tokens: 6,
+        temperature: 0.0,
+        seed: 0,
+        end,
+    };
+    let all = model.generate_batch(&prompts, &greedy(None)).unwrap();
+    for end in [None, Some(all[0][1])] {
+        let batch = model.generate_batch(&prompts, &greedy(end)).unwrap();
+        for (prompt, text) in prompts.iter().zip(&batch) {
+            assert_eq!(*text, model.generate(prompt, &greedy(end)).unwrap());
+        }
+    }
+    assert!(model.generate_batch(&[], &greedy(None)).unwrap().is_empty());
+    assert!(model.generate_batch(&[&[1], &[]], &greedy(None)).is_err());
+}

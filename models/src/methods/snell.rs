@@ -43,7 +43,24 @@ impl Snell {
 
 impl Method for Snell {
     fn name(&self) -> String {
-        format!("snell r={}", self.rank)
+        let kernel = match self.kernel {
+            Kernel::Distance { .. } => "",
+            Kernel::Linear => ", linear",
+            Kernel::Polynomial { .. } => ", polynomial",
+            Kernel::Sigmoid { .. } => ", sigmoid",
+            Kernel::Rbf { .. } => ", RBF",
+        };
+        let competition = match self.competition {
+            Competition::Quantile(0.9) => String::new(),
+            Competition::Quantile(p) => format!(", p={p}"),
+            Competition::Above(t) => format!(", above {t}"),
+            Competition::Off => ", dense".into(),
+        };
+        let values = match self.values {
+            Values::Soft => "",
+            Values::Squared => ", squared",
+        };
+        format!("snell r={}{kernel}{competition}{values}", self.rank)
     }
 
     fn attach(&self, store: &Store, heads: &[&str]) -> Result<Box<dyn Attached>> {
