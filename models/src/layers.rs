@@ -2,12 +2,18 @@
 
 use deltaw_engine::prelude::*;
 
+use crate::components::{Components, Partition};
+
 /// Standard deviation of new weights in every model of the family.
 const STD: f64 = 0.02;
 
-/// `y = x·Wᵀ + b` at a site that methods may adapt. Parameters `weight` `[out, in]` and `bias` `[out]`.
-pub struct Linear {
-    site: Site,
+/// `y = x·Wᵀ + b`. Parameters `weight` `[out, in]` and `bias` `[out]` at a site that methods may adapt; or a W in
+/// [`Components`], of which each sample takes its own.
+pub struct Linear(Map);
+
+enum Map {
+    Dense(Site),
+    Gated(Components),
 }
 
 impl Linear {
@@ -22,12 +28,41 @@ impl Linear {
         inputs: usize,
         outputs: usize,
     ) -> Result<Self> {
-        let weight = path.param("weight", &[outputs, inputs], Init::Normal(STD))?;
+        Self::with_init(path, role, layer, inputs, outputs, Init::Normal(STD))
+    }
+
+    /// Weights as `init` says, bias 0.
+    ///
+    /// # Errors
+    /// Names that are taken.
+    pub fn with_init(
+        path: &Path,
+        role: Role,
+        layer: usize,
+        inputs: usize,
+        outputs: usize,
+        init: Init,
+    ) -> Result<Self> {
+        let weight = path.param("weight", &[outputs, inputs], init)?;
         let bias = path.param("bias", &[outputs], Init::ZEROS)?;
         Ok(Self::at(
             path,
             Site::linear(path.prefix(), role, layer, &weight, Some(&bias)),
         ))
+    }
+
+    /// A weight in components, bias 0.
+    ///
+    /// # Errors
+    /// Names that are taken.
+    pub fn gated(
+        path: &Path,
+        inputs: usize,
+        outputs: usize,
+        partition: &Partition,
+    ) -> Result<Self> {
+        let components = Components::new(path, inputs, outputs, partition)?;
+        Ok(Linear(Map::Gated(components)))
     }
 
     /// The same without a bias, as in LLaMA.
@@ -89,16 +124,40 @@ impl Linear {
 
     fn at(path: &Path, site: Site) -> Self {
         path.store().add_site(site.clone());
-        Linear { site }
+        Linear(Map::Dense(site))
     }
 
-    /// `[…, in] → […, out]`, with the site's updates.
+    /// `[…, in] → […, out]`, with the site's updates; of components, those that `ctx.route` opens.
     ///
     /// # Errors
     /// An x of other than `in` features.
     pub fn forward(&self, ctx: &Context, x: &Tensor) -> Result<Tensor> {
-        self.site.forward(ctx, x)
+        match &self.0 {
+            Map::Dense(site) => site.forward(ctx, x),
+            Map::Gated(components) => components.forward(ctx, x),
+        }
     }
+}
+
+/// Images `[B, C, H, W]` cut into squares of `p` by `p` pixels, `[B, patches, C·p²]`, row by row: what
+/// [`Linear::patches`] takes.
+///
+/// # Errors
+/// Images that p does not divide.
+pub fn cut(pixels: &Tensor, p: usize) -> Result<Tensor> {
+    let &[batch, channels, height, width] = pixels.shape() else {
+        let detail = format!("pixels are {:?}, wanted [B, C, H, W]", pixels.shape());
+        return Err(Error::Invalid(detail));
+    };
+    if p == 0 || !height.is_multiple_of(p) || !width.is_multiple_of(p) {
+        let detail = format!("images of {height}×{width} do not divide into patches of {p}×{p}");
+        return Err(Error::Invalid(detail));
+    }
+    let (down, across) = (height / p, width / p);
+    pixels
+        .reshape(&[batch, channels, down, p, across, p])?
+        .permute(&[0, 2, 4, 1, 3, 5])?
+        .reshape(&[batch, down * across, channels * p * p])
 }
 
 /// Query, key and value in one matrix, GPT-2's `c_attn`: `weight` `[in, 3·out]`, `bias` `[3·out]`, and three sites

@@ -38,12 +38,16 @@
 //! Fine-tuning is the same loop with a method attached to the store ([`methods`]). A method of one's own can live in any
 //! crate: `tests/custom-method` is a worked example.
 
+pub mod components;
 pub mod data;
 pub mod decoder;
+pub mod diffusion;
+pub mod dit;
 pub mod encoder;
 pub mod experiment;
 pub mod layers;
 pub mod methods;
+pub mod metrics;
 pub mod report;
 pub mod train;
 pub mod transformer;

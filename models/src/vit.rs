@@ -4,7 +4,7 @@
 use deltaw_engine::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::layers::{Linear, Norm};
+use crate::layers::{Linear, Norm, cut};
 use crate::transformer::{Activation, Place, PreNormBlock, SubLayers, check_heads};
 
 /// Sizes of a ViT.
@@ -153,11 +153,7 @@ impl Vit {
         } = self.config;
         let batch = pixels.shape().first().copied().unwrap_or(0);
         pixels.expect_shape("vit", "pixels", &[batch, channels, side, side])?;
-        let across = side / p;
-        pixels
-            .reshape(&[batch, channels, across, p, across, p])?
-            .permute(&[0, 2, 4, 1, 3, 5])?
-            .reshape(&[batch, across * across, channels * p * p])
+        cut(pixels, p)
     }
 
     /// Patches `[B, patches, C·p²]` to embeddings `[B, 1 + patches, d]`, the class token first.

@@ -1,5 +1,6 @@
 //! Checks shared by the cross-crate tests: gradients by central differences on the f64 oracle, and the CPU against the oracle.
 
+pub mod fixture;
 pub mod small;
 
 use deltaw_engine::cpu::threads;
