@@ -24,15 +24,11 @@ impl Moments {
                 format!("{count} rows of {features} features; a covariance wants two rows");
             return Err(Error::Invalid(detail));
         }
-        // In f64, the oracle's precision.
-        let x = Tensor::from_slice(&x.to_vec::<f64>()?, x.shape(), &Device::oracle())?;
+        // The oracle computes in f64.
+        let x = x.detach().to_device(&Device::oracle())?;
         let mean = x.mean_keep(&[0])?;
         let (_, r) = linalg::qr(&x.sub(&mean)?)?;
-        Ok(Moments {
-            mean,
-            r: r.converted(DType::F64)?,
-            count,
-        })
+        Ok(Moments { mean, r, count })
     }
 
     fn freedom(&self) -> f64 {
