@@ -73,7 +73,6 @@ const PAPER: Paper = Paper {
     ],
     source: include_str!("bone.rs"),
     record: Some(include_str!("../../records/bone/results.json")),
-    ..Paper::BLANK
 };
 
 const BONE: &str = "bone r=16";
