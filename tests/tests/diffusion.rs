@@ -267,9 +267,9 @@ proptest! {
         let (rotation, _) = deltaw_engine::linalg::qr(&normal).unwrap();
         let set = |c: &[f64], shift: &dyn Fn(usize) -> f64| {
             let mut rows = vec![];
-            for i in 0..d {
+            for (i, c) in c.iter().enumerate().take(d) {
                 for sign in [-1.0, 1.0] {
-                    rows.extend((0..d).map(|j| shift(j) + if i == j { sign * c[i] } else { 0.0 }));
+                    rows.extend((0..d).map(|j| shift(j) + if i == j { sign * c } else { 0.0 }));
                 }
             }
             let rows = Tensor::from_slice(&rows, &[2 * d, d], &device).unwrap();
