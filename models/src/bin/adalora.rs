@@ -81,13 +81,6 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
     let own = own.transpose()?;
     let base = english::base(run)?;
     let recipe = Recipe::new(run.pick(8, 150, 300), run.pick(16, 32, 32), 0.0);
-    run.config(
-        "optimiser",
-        "AdamW, linear warm-up over a tenth of the steps and decay, gradients clipped to norm 1",
-    )?;
-    run.config("fine-tuning steps", recipe.steps)?;
-    run.config("fine-tuning batch", recipe.batch)?;
-    run.config("test items", most)?;
     let tasks: Vec<Box<dyn Task + '_>> = match &own {
         Some(task) => {
             let tests = [(task.name.as_str(), task)];

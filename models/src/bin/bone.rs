@@ -103,13 +103,6 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
     let recipe = Recipe::new(run.pick(8, 200, 300), run.pick(8, 16, 16), 0.0);
     let most = run.pick(32, 300, 300);
     run.config("pre-training steps", pre_training.steps)?;
-    run.config(
-        "optimiser",
-        "AdamW, linear warm-up over a tenth of the steps and decay, gradients clipped to norm 1",
-    )?;
-    run.config("fine-tuning steps", recipe.steps)?;
-    run.config("fine-tuning batch", recipe.batch)?;
-    run.config("test items", most)?;
     let base = Pretrained::on(run, config, tokenizer, &pre_training, documents)?;
     let problems = arithmetic::tasks(40_000, 2, &Fractions::default());
     let task = Completion::new(&base, "arithmetic", &problems, most)?;

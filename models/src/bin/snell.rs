@@ -6,15 +6,11 @@
 use std::process::ExitCode;
 
 use deltaw_engine::ops::kernelized::{Competition, Kernel, Values};
-use deltaw_models::data::emoji::Style;
-use deltaw_models::data::split::Fractions;
-use deltaw_models::data::tasks::pictures::{Level, emoji};
 use deltaw_models::experiment::{self, Metric, Paper, Result, Run, Scale, Scales, Verdict};
 use deltaw_models::methods::lora::Lora;
 use deltaw_models::methods::selective::{BitFit, Full, LinearProbe};
 use deltaw_models::methods::{Method, snell::Snell};
-use deltaw_models::train::{Comparison, Recipe, Seer, pictures};
-use deltaw_models::vit::VitConfig;
+use deltaw_models::train::{Comparison, Recipe, pictures};
 
 const PAPER: Paper = Paper {
     slug: "snell",
@@ -75,24 +71,9 @@ fn arms() -> Vec<Box<dyn Method>> {
 }
 
 fn experiment(run: &mut Run) -> Result<Verdict> {
-    let pre_training = Recipe::new(run.pick(10, 800, 800), 64, 2e-3);
     let recipe = Recipe::new(run.pick(4, 60, 100), run.pick(8, 32, 32), 0.0);
     let most = run.pick(32, 500, 500);
-    run.config("pre-training steps", pre_training.steps)?;
-    run.config(
-        "optimiser",
-        "AdamW, linear warm-up over a tenth of the steps and decay, gradients clipped to norm 1",
-    )?;
-    run.config("fine-tuning steps", recipe.steps)?;
-    run.config("fine-tuning batch", recipe.batch)?;
-    run.config("test items", most)?;
-    let noto = emoji(Style::Noto, Level::Group, &Fractions::default())?;
-    let base = Seer::on(
-        run,
-        VitConfig::new(32, 8, 3, 96, 3, 4),
-        &pre_training,
-        &noto,
-    )?;
+    let base = pictures::base(run)?;
     let tasks = pictures::domains(&base, 16, most)?;
     let methods = arms();
     let comparison = Comparison {

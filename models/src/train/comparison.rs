@@ -128,12 +128,19 @@ impl One<'_> {
 }
 
 impl Comparison<'_> {
-    /// Tunes every method on every task, then trains it with every seed, and fills the cube. `base` is what the tasks' models
+    /// Notes the settings, tunes every method on every task, then trains it with every seed, and fills the cube. `base` is what the tasks' models
     /// are copies of, as the stages' keys name it.
     ///
     /// # Errors
     /// What the stages return; a run that diverges is noted as failed and the others go on.
     pub fn fill(&self, run: &mut Run, base: &str, tasks: &[Box<dyn Task + '_>]) -> Result<()> {
+        run.config(
+            "optimiser",
+            "AdamW, linear warm-up over a tenth of the steps and decay, gradients clipped to norm 1",
+        )?;
+        run.config("fine-tuning steps", self.recipe.steps)?;
+        run.config("fine-tuning batch", self.recipe.batch)?;
+        run.config("test items", self.most)?;
         let names: Vec<String> = self.methods.iter().map(|m| m.name()).collect();
         run.expect("fine-tune", tasks.len() * names.len() * run.seeds().len());
         for task in tasks {

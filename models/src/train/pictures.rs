@@ -56,6 +56,17 @@ impl Seer {
     }
 }
 
+/// The vision transformer that papers share, three blocks of width 96, taught the groups of Noto's emoji.
+///
+/// # Errors
+/// As [`Seer::on`].
+pub fn base(run: &mut Run) -> Result<Seer> {
+    let recipe = Recipe::new(run.pick(10, 800, 800), 64, 2e-3);
+    run.config("pre-training steps", recipe.steps)?;
+    let noto = emoji(Style::Noto, Level::Group, &Fractions::default())?;
+    Seer::on(run, VitConfig::new(32, 8, 3, 96, 3, 4), &recipe, &noto)
+}
+
 /// A vision transformer with a classifier, and pictures.
 struct Classifier<'a> {
     store: Store,

@@ -264,6 +264,7 @@ impl Lanes for Zmm {
     }
     #[inline(always)]
     unsafe fn sums(v: &[__m512; 8]) -> [f32; 8] {
+        // SAFETY: the caller has AVX-512, and so AVX.
         unsafe {
             let mut halves = [_mm256_setzero_ps(); 8];
             for i in 0..8 {
