@@ -23,6 +23,8 @@ Methods:
   adalora  PEFT's AdaLoRA, initial rank 1.5 r, target rank r, orthogonality weight 0.1, timed inside the phase
            in which the budget falls: importances are updated every step, the mask every 10th.
 
+`--device cuda` times both on the first GPU.
+
 Running it needs `pip install torch peft transformers`; this project itself needs none of them.
 
   python3 pytorch_peft.py --model gpt --method lora               one JSON line
@@ -71,6 +73,7 @@ def parse_arguments():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=20, help="timed steps; the median counts")
     parser.add_argument("--warmup", type=int, default=5, help="steps before the clock starts")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="both programs' device")
     parser.add_argument("--compile", action="store_true", help="torch.compile the model")
     parser.add_argument("--fused", action="store_true", help="AdamW(fused=True)")
     parser.add_argument("--gpt-arch", choices=("opt", "gpt2"), default="opt")
@@ -187,7 +190,8 @@ def time_step(arguments):
     architecture = type(model).__name__
     if arguments.method != "full":
         model = attach_adapters(model, targets, trained_layers, arguments)
-    model.train()
+    model.to(arguments.device).train()
+    inputs = {key: value.to(arguments.device) for key, value in inputs.items()}
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=1e-4, fused=arguments.fused or None)
     forward = torch.compile(model) if arguments.compile else model
@@ -202,6 +206,8 @@ def time_step(arguments):
         if allocator is not None:
             allocator.update_and_allocate(step)
         optimiser.zero_grad(set_to_none=True)
+        if arguments.device == "cuda":
+            torch.cuda.synchronize()
         elapsed = 1000 * (time.perf_counter() - start)
         if step > arguments.warmup:
             milliseconds.append(elapsed)
@@ -219,6 +225,8 @@ def time_step(arguments):
         "trainable_parameters": sum(parameter.numel() for parameter in parameters),
         "median_ms": round(median, 3), "fastest_ms": round(min(milliseconds), 3),
         "tokens_per_s": round(1000 * tokens / median, 1), "tokens": tokens,
+        "device": arguments.device,
+        "peak_device_mib": round(torch.cuda.max_memory_allocated() / 2**20, 1) if arguments.device == "cuda" else None,
         "peak_rss_mib": round(resident_mib("VmHWM"), 1), "rss_before_model_mib": round(rss_before_model, 1),
         "torch": torch.__version__, "peft": peft.__version__, "transformers": transformers.__version__,
     }
@@ -229,7 +237,7 @@ def own_command(arguments, model, method, shape):
     command = [sys.executable, os.path.abspath(__file__), "--model", model, "--method", method]
     for key in SHAPE_KEYS:
         command += [f"--{key}", str(shape[key])]
-    for key in ("rank", "threads", "steps", "warmup"):
+    for key in ("rank", "threads", "steps", "warmup", "device"):
         command += [f"--{key}", str(getattr(arguments, key))]
     command += ["--gpt-arch", arguments.gpt_arch]
     command += [f"--{key}" for key in ("compile", "fused", "untied") if getattr(arguments, key)]
@@ -266,7 +274,9 @@ def parse_records(lines, origin):
 
 
 def memory_above_baseline(record):
-    """Peak resident memory less what the process held before the model was built, MiB."""
+    """Peak memory of tensors on a GPU; else peak resident memory less what the process held before the model was built; MiB."""
+    if record.get("peak_device_mib"):
+        return record["peak_device_mib"]
     return record["peak_rss_mib"] - record["rss_before_model_mib"]
 
 
@@ -313,6 +323,7 @@ def compare_paired(arguments):
         for method in methods:
             theirs = own_command(arguments, model, method, shape)
             ours = shlex.split(arguments.command) + ["--model", model, "--method", method]
+            ours += ["--device", arguments.device]
             for key in SHAPE_KEYS:
                 ours += [f"--{key}", str(shape[key])]
             print_comparison([(run_json(theirs), run_json(ours)) for _ in range(arguments.rounds)])

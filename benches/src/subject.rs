@@ -82,9 +82,8 @@ impl Subject {
     ///
     /// # Errors
     /// Sizes that do not fit together.
-    pub fn new(model: Model, method: Method, sizes: Sizes) -> Result<Self> {
-        let device = Device::cpu();
-        let store = Store::new(&device, 0);
+    pub fn new(model: Model, method: Method, sizes: Sizes, device: &Device) -> Result<Self> {
+        let store = Store::new(device, 0);
         let sizes = match model {
             Model::Vit => Sizes {
                 seq: (IMAGE[1] / PATCH).pow(2) + 1,
@@ -94,9 +93,9 @@ impl Subject {
         };
         // PEFT's script trains the classifiers beside the adapters, and not the output matrix of a language model.
         let (loss, heads): (_, &[&str]) = match model {
-            Model::Gpt => (gpt(&store, sizes, &device)?, &[]),
-            Model::Bert => (bert(&store, sizes, &device)?, &["classifier."]),
-            Model::Vit => (vit(&store, sizes, &device)?, &["classifier."]),
+            Model::Gpt => (gpt(&store, sizes, device)?, &[]),
+            Model::Bert => (bert(&store, sizes, device)?, &["classifier."]),
+            Model::Vit => (vit(&store, sizes, device)?, &["classifier."]),
         };
         let attached = match method {
             Method::Full => Full.attach(&store, heads)?,

@@ -11,7 +11,7 @@ fn measure(case: &Case) -> (Gemm, &'static Tile, deltaw_emulator::Counters) {
     let gpu = Gpu::new(80);
     let outcome = case.run(&gpu, None).unwrap();
     outcome.check().unwrap();
-    let launches = gpu.device.launches().unwrap();
+    let launches = gpu.virtual_device().launches().unwrap();
     assert_eq!(launches.len(), 1);
     let tiles = outcome.gemm.tiles();
     (

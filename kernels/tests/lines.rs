@@ -62,8 +62,12 @@ impl Case {
     fn run(&self, text: &str) -> Result<Vec<u8>, String> {
         let gpu = Gpu::new(80);
         // Without an instruction a loop may have no end.
-        gpu.device.set_instruction_limit(100_000).expect("a limit");
-        gpu.device.set_checks(Checks::STRICT).expect("checks");
+        gpu.virtual_device()
+            .set_instruction_limit(100_000)
+            .expect("a limit");
+        gpu.virtual_device()
+            .set_checks(Checks::STRICT)
+            .expect("checks");
         gpu.kernels
             .replace(&self.name, 0, text)
             .unwrap_or_else(|e| panic!("{e}\n{text}"));

@@ -86,7 +86,7 @@ impl Mutation {
     fn caught(&self, place: &str, case: &Case) -> Option<bool> {
         let gpu = Gpu::new(80);
         // A mutation may hang: the driver stops it.
-        gpu.device
+        gpu.virtual_device()
             .set_instruction_limit(4_000_000)
             .expect("a limit");
         let applied = Cell::new(false);

@@ -82,7 +82,7 @@ fn fill(gpu: &Gpu, mut fill: Fill, [shift, gap]: [usize; 2]) -> Vec<f32> {
     // SAFETY: the rows lie in `memory`, which is read after.
     unsafe { fill.launch(&gpu.kernels, &gpu.stream) }.unwrap();
     gpu.finish().unwrap();
-    let launch = gpu.device.launches().unwrap().pop().unwrap();
+    let launch = gpu.virtual_device().launches().unwrap().pop().unwrap();
     assert_eq!(launch.counters.global.bytes, fill.bytes());
     gpu.stream.clone_dtoh(&memory).unwrap()
 }
@@ -119,7 +119,13 @@ fn whole_rows_are_stored_in_whole_sectors() {
         stride: 0,
     };
     fill(&gpu, window, [0, 0]);
-    let counters = gpu.device.launches().unwrap().pop().unwrap().counters;
+    let counters = gpu
+        .virtual_device()
+        .launches()
+        .unwrap()
+        .pop()
+        .unwrap()
+        .counters;
     assert_eq!(counters.global.units, counters.global.ideal_units);
 }
 

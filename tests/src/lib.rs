@@ -1,6 +1,7 @@
 //! Checks shared by the cross-crate tests: gradients by central differences on the f64 oracle, and the CPU against the oracle.
 
 pub mod fixture;
+pub mod gpu;
 pub mod small;
 
 use deltaw_engine::cpu::threads;

@@ -8,6 +8,7 @@ use deltaw_engine::ops::binary::Binary;
 use deltaw_engine::ops::unary::Unary;
 use deltaw_engine::optim::{AdamW, Sgd};
 use deltaw_engine::prelude::*;
+use deltaw_tests::gpu::Gpu;
 use deltaw_tests::numbers;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
@@ -15,20 +16,9 @@ use proptest::test_runner::{Config, RngSeed};
 /// Unit roundoff of f32.
 const U: f64 = f32::EPSILON as f64 / 2.0;
 
-/// A virtual GPU for the whole test, and its tensors' device.
-struct Gpu {
-    driver: deltaw_emulator::Device,
-    device: Device,
-}
-
 fn gpu() -> &'static Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();
-    GPU.get_or_init(|| {
-        let driver = deltaw_emulator::install().unwrap();
-        let driver = driver.device_like(80, 1 << 30).unwrap();
-        let device = Device::cuda("emulated", driver.ordinal()).unwrap();
-        Gpu { driver, device }
-    })
+    GPU.get_or_init(Gpu::new)
 }
 
 fn cases(count: u32) -> Config {
@@ -46,14 +36,14 @@ fn both<T>(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<T>) -> [T; 2] {
         .iter()
         .map(|x| x.to_device(&gpu().device).unwrap())
         .collect();
-    let on_device = f(&moved).unwrap_or_else(|e| panic!("{e}; {:?}", gpu().driver.last_fault()));
+    let on_device = f(&moved).unwrap_or_else(|e| gpu().fail(e));
     [f(inputs).unwrap(), on_device]
 }
 
 fn values(x: &Tensor) -> Vec<f32> {
     x.converted(DType::F32)
         .and_then(|x| x.to_vec::<f32>())
-        .unwrap_or_else(|e| panic!("{e}; {:?}", gpu().driver.last_fault()))
+        .unwrap_or_else(|e| gpu().fail(e))
 }
 
 /// Equal bits, but for a NaN's.

@@ -10,6 +10,7 @@ use deltaw_models::methods::Method;
 use deltaw_models::methods::adalora::AdaLora;
 use deltaw_models::methods::lora::Lora;
 use deltaw_models::methods::selective::Full;
+use deltaw_tests::gpu::Gpu;
 use deltaw_tests::small::{Bert, CHAIN, HEADS, close, gpt2};
 
 const STEPS: u64 = 5;
@@ -22,29 +23,13 @@ fn adalora() -> AdaLora {
     }
 }
 
-/// A virtual GPU of one's own with its tensors' device. Fields are dropped in their order.
-struct Gpu {
-    device: Device,
-    driver: deltaw_emulator::Device,
-}
-
-impl Gpu {
-    fn new() -> Self {
-        let emulator = deltaw_emulator::install().unwrap();
-        let driver = emulator.device_like(80, 1 << 30).unwrap();
-        let device = Device::cuda("emulated", driver.ordinal()).unwrap();
-        Gpu { device, driver }
-    }
-}
-
 /// One step's loss and gradients by name.
-fn step(store: &Store, loss: &Tensor, what: &Gpu) -> (f64, Vec<(String, Vec<f64>)>, Gradients) {
-    let told = |e| -> ! { panic!("{e}; {:?}", what.driver.last_fault()) };
-    let value = loss.item().unwrap_or_else(|e| told(e));
-    let grads = backward(loss).unwrap_or_else(|e| told(e));
+fn step(store: &Store, loss: &Tensor, gpu: &Gpu) -> (f64, Vec<(String, Vec<f64>)>, Gradients) {
+    let value = loss.item().unwrap_or_else(|e| gpu.fail(e));
+    let grads = backward(loss).unwrap_or_else(|e| gpu.fail(e));
     let named = (store.trained().iter())
         .filter_map(|p| Some((p.name().to_owned(), grads.get(p.id())?)))
-        .map(|(name, g)| (name, g.to_vec::<f64>().unwrap_or_else(|e| told(e))))
+        .map(|(name, g)| (name, g.to_vec::<f64>().unwrap_or_else(|e| gpu.fail(e))))
         .collect();
     (value, named, grads)
 }
@@ -85,7 +70,7 @@ fn side_by_side<M>(
         };
         let of_cpu = penalised(loss(&near, at).unwrap(), on_cpu.penalty().unwrap());
         let of_gpu = penalised(
-            loss(&far, at).unwrap_or_else(|e| panic!("{e}; {:?}", gpu.driver.last_fault())),
+            loss(&far, at).unwrap_or_else(|e| gpu.fail(e)),
             on_gpu.penalty().unwrap(),
         );
         let (want, want_grads, grads) = step(store(&near), &of_cpu, &gpu);

@@ -6,17 +6,19 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
-use deltaw_benches::bound::{median, rate};
+use deltaw_benches::bound::{median, rate, rate_on};
 use deltaw_benches::subject::{Method, Model, Sizes, Subject};
 use deltaw_benches::{memory, profile};
 use deltaw_engine::cpu::{simd, threads};
+use deltaw_engine::device::cuda::Cuda;
 use deltaw_engine::optim::AdamW;
 use deltaw_engine::param::Param;
 use deltaw_engine::tape::backward;
 use deltaw_engine::{pool, trace};
+use deltaw_models::experiment::{self, environment};
 use serde_json::json;
 
-/// Time one training step (forward, backward, AdamW) on the CPU, f32, fixed random inputs.
+/// Time one training step (forward, backward, AdamW), f32, fixed random inputs.
 #[derive(Debug, Parser)]
 #[command(after_help = "\
 Examples:
@@ -25,6 +27,7 @@ Examples:
   benches/peers/pytorch_peft.py --command \"target/release/train-step\" --model bert --method lora
 
 The JSON line: median_ms and fastest_ms over the timed steps; tokens_per_s; peak_rss_mib and rss_before_model_mib;
+on a GPU peak_device_mib;
 bound_ms, the step's matrix products (thin ones and attention's included) at the rate of a large product in the same run,
 gflop_per_s; and over_bound, the ratio of the median to that bound.")]
 struct Arguments {
@@ -53,6 +56,9 @@ struct Arguments {
     /// Threads; 0 takes one per core.
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// cpu, cuda, or with the feature `emulated` emulated, whose times say nothing of a GPU.
+    #[arg(long, default_value = "cpu")]
+    device: experiment::Device,
     /// Instruction set: scalar, avx2 or avx512; the widest that the CPU has unless given.
     #[arg(long)]
     isa: Option<simd::Isa>,
@@ -98,8 +104,10 @@ fn run(args: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         layers: args.layers,
         rank: args.rank,
     };
+    let device = environment::open(args.device)?;
+    let finish = || device.as_cuda().map_or(Ok(()), Cuda::synchronize);
     let before = memory::resident_mib();
-    let mut subject = Subject::new(args.model, args.method, sizes)?;
+    let mut subject = Subject::new(args.model, args.method, sizes, &device)?;
     let params = subject.trained();
     let mut optimiser = AdamW::new(0.01);
     let (total, mut milliseconds, mut loss_value) =
@@ -115,6 +123,7 @@ fn run(args: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         optimiser.step(&params, &grads, 1e-4)?;
         subject.after_step(step as u64, total as u64, &grads)?;
         drop((loss, grads));
+        finish()?;
         if step >= args.warmup {
             milliseconds.push(1e3 * start.elapsed().as_secs_f64());
         }
@@ -128,14 +137,21 @@ fn run(args: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         trace::write(File::create(path)?)?;
     }
     let (peak, usage) = (memory::peak_mib(), pool::usage());
-    let rate = rate(subject.tokens, 4 * args.dim, args.dim);
+    let rate = match device.as_cuda() {
+        Some(cuda) => rate_on(cuda, &device, [subject.tokens, 4 * args.dim, args.dim])?,
+        None => rate(subject.tokens, 4 * args.dim, args.dim),
+    };
     let (work, fastest) = (
         subject.work,
         milliseconds.iter().copied().fold(f64::INFINITY, f64::min),
     );
     let (median, bound) = (median(&mut milliseconds), 1e-6 * work.total() / rate);
     let rounded = |x: f64| (x * 1e3).round() / 1e3;
+    let peak_device = device
+        .as_cuda()
+        .map(|cuda| rounded(cuda.peak_bytes() as f64 / f64::from(1 << 20)));
     let line = json!({
+        "device": environment::name(args.device), "peak_device_mib": peak_device,
         "program": "deltaw", "model": name(args.model), "method": name(args.method),
         "batch": args.batch, "seq": args.seq, "dim": args.dim, "layers": args.layers, "heads": sizes.heads,
         "rank": args.rank, "threads": threads::threads(), "isa": simd::isa().name(),

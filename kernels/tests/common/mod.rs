@@ -23,20 +23,25 @@ pub fn cases(count: u32) -> Config {
     }
 }
 
-/// A virtual GPU of one's own, all checks on. Fields are dropped in their order, the device last.
+/// A virtual GPU of one's own, all checks on, or the machine's own where `DELTAW_TEST_DEVICE=cuda`. Fields are dropped in
+/// their order, the device last.
 pub struct Gpu {
     pub kernels: Kernels,
     pub stream: Arc<CudaStream>,
     pub context: Arc<CudaContext>,
-    pub device: Device,
+    device: Option<Device>,
 }
 
 impl Gpu {
     /// Like the GPU of a compute capability.
     pub fn new(capability: u32) -> Gpu {
-        let emulator = install().expect("the software driver");
-        let device = emulator.device_like(capability, 1 << 30).expect("a device");
-        let context = CudaContext::new(device.ordinal()).expect("a context");
+        let own = std::env::var("DELTAW_TEST_DEVICE").is_ok_and(|choice| choice == "cuda");
+        let device = (!own).then(|| {
+            let emulator = install().expect("the software driver");
+            emulator.device_like(capability, 1 << 30).expect("a device")
+        });
+        let ordinal = device.as_ref().map_or(0, |device| device.ordinal());
+        let context = CudaContext::new(ordinal).expect("a context");
         Gpu {
             kernels: Kernels::new(&context).expect("attributes"),
             stream: context.default_stream(),
@@ -58,10 +63,20 @@ impl Gpu {
         (slice, address)
     }
 
+    /// The software driver's device, for its counters and checks.
+    pub fn virtual_device(&self) -> &Device {
+        let device = self.device.as_ref();
+        device.expect("only the software driver counts: unset DELTAW_TEST_DEVICE")
+    }
+
     /// Waits, and says what a kernel did wrong, with the driver's words.
     pub fn finish(&self) -> Result<(), String> {
         let done = self.stream.synchronize();
-        match self.device.last_fault().expect("an answer") {
+        let fault = self
+            .device
+            .as_ref()
+            .and_then(|device| device.last_fault().expect("an answer"));
+        match fault {
             Some(fault) => Err(fault.message),
             None => done.map_err(|e| format!("{e:?}")),
         }

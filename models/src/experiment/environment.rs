@@ -65,7 +65,10 @@ impl Environment {
 }
 
 /// The engine's device, made once for the process, or why there is none.
-fn open(device: Device) -> std::result::Result<Tensors, String> {
+///
+/// # Errors
+/// What this machine or build lacks, and what to take instead.
+pub fn open(device: Device) -> std::result::Result<Tensors, String> {
     static CUDA: OnceLock<std::result::Result<Tensors, String>> = OnceLock::new();
     match device {
         Device::Cpu => Ok(Tensors::cpu()),
@@ -78,7 +81,7 @@ fn open(device: Device) -> std::result::Result<Tensors, String> {
 }
 
 /// An option's value as it is typed.
-pub(crate) fn name(value: impl clap::ValueEnum) -> String {
+pub fn name(value: impl clap::ValueEnum) -> String {
     value
         .to_possible_value()
         .map(|v| v.get_name().to_owned())

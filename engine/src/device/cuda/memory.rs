@@ -16,6 +16,8 @@ pub(super) struct Pool {
     stream: Arc<CudaStream>,
     free: Mutex<HashMap<usize, Vec<CudaSlice<u8>>>>,
     fresh: AtomicUsize,
+    held: AtomicUsize,
+    peak: AtomicUsize,
 }
 
 /// A block in use; it goes back when dropped.
@@ -33,12 +35,19 @@ impl Pool {
             stream: stream.clone(),
             free: Mutex::default(),
             fresh: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
         }
     }
 
     /// Blocks ever taken from the driver.
     pub fn fresh(&self) -> usize {
         self.fresh.load(Relaxed)
+    }
+
+    /// The most bytes that were ever in use at once.
+    pub fn peak(&self) -> usize {
+        self.peak.load(Relaxed)
     }
 
     fn free(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Vec<CudaSlice<u8>>>> {
@@ -57,6 +66,8 @@ impl Pool {
             None => pool.allocate(size, what)?,
         };
         let address = memory.device_ptr(&pool.stream).0;
+        let held = pool.held.fetch_add(size, Relaxed) + size;
+        pool.peak.fetch_max(held, Relaxed);
         Ok(Block {
             address,
             memory: Some(memory),
@@ -115,6 +126,7 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         if let Some(memory) = self.memory.take() {
+            self.pool.held.fetch_sub(self.size, Relaxed);
             self.pool.free().entry(self.size).or_default().push(memory);
         }
     }

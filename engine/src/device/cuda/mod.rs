@@ -123,6 +123,11 @@ impl Cuda {
         self.pool.fresh()
     }
 
+    /// The most bytes that tensors ever held at once.
+    pub fn peak_bytes(&self) -> usize {
+        self.pool.peak()
+    }
+
     /// What launches take.
     pub(crate) fn launcher(&self) -> (&Kernels, &Arc<CudaStream>) {
         (&self.kernels, &self.stream)
