@@ -13,6 +13,7 @@
 //! |---|---|
 //! | FLOPs | 2 batch m n (k + k₂), all on mma but for exact f32 ([`Gemm::flops`]) |
 //! | least bytes | A, A₂, B, B₂, bias, R once in, Y once out ([`Gemm::minimum_bytes`]) |
+//! | of a split k | the raw sums out and in again, 8 bytes for each part of k and element of Y ([`Plan`]) |
 //! | tile traffic | ⌈m/M⌉ ⌈n/N⌉ (M + N) (k + k₂) elements in, the rest as above ([`Gemm::tile_bytes`]) |
 //! | error | a sum of K = k + k₂ products errs by at most K u/(1 − K u) Σ abs(a b), u = 2⁻²⁴ (Higham 2002, §3.1); tf32 first cuts a and b to 11 bits, 2⁻¹⁰ each |
 //!
@@ -21,6 +22,7 @@
 //! tile. See `ptx/gemm.ptx`, with the tables of [`Tile`] for the shapes.
 
 mod plan;
+mod split;
 
 use std::sync::Arc;
 
@@ -29,6 +31,7 @@ use cudarc::driver::{CudaFunction, CudaStream, DeviceRepr, LaunchConfig, PushKer
 use crate::template::{Ptx, Template};
 use crate::{KernelError, Kernels};
 pub use plan::{Activation, Loader, Major, Output, Tile, Type, Variant};
+pub use split::{Fold, Plan};
 
 const TEMPLATE: Template = Template {
     files: &[
@@ -101,6 +104,9 @@ pub struct Gemm {
     pub residual: Option<(f32, Matrix)>,
     /// Y.
     pub y: Matrix,
+    /// The length of a part of k, whole tiles of it, where each part has a Y of its own, one after another: raw sums, with
+    /// nothing around them. See [`Plan`].
+    pub split: Option<usize>,
 }
 
 /// A matrix as the kernel is told of it: strides in bytes.
@@ -110,6 +116,17 @@ struct Place {
     pointer: u64,
     batch: u64,
     stride: u32,
+}
+
+impl Place {
+    /// A matrix of elements of so many bytes.
+    fn new(x: Matrix, bytes: usize) -> Place {
+        Place {
+            pointer: x.pointer,
+            batch: (x.batch_stride * bytes) as u64,
+            stride: (x.stride * bytes) as u32,
+        }
+    }
 }
 
 /// The kernel's argument, as the template reads it.
@@ -132,6 +149,8 @@ struct Arguments {
     scale: f32,
     /// 1 if every row of Y and R, and the bias, start at multiples of 16 bytes.
     chunks: u32,
+    /// The length of a part of k.
+    chunk: u32,
 }
 
 // SAFETY: `repr(C)`, of plain numbers, copied by the driver at the launch.
@@ -162,7 +181,8 @@ impl Gemm {
 
     fn result_bytes(&self) -> u64 {
         let bias = self.bias.map_or(0, |_| self.n);
-        let matrices = self.batch * (1 + usize::from(self.residual.is_some()));
+        let parts = self.split.map_or(1, |chunk| self.k.div_ceil(chunk));
+        let matrices = self.batch * (parts + usize::from(self.residual.is_some()));
         ((matrices * self.m * self.n + bias) * self.output.bytes()) as u64
     }
 
@@ -183,23 +203,6 @@ impl Gemm {
         let whole = loaders.all(|pair| pair == [Loader::Chunks; 2]);
         let tight = self.operands == Type::Tf32 && self.extension.is_some();
         &Tile::of(self.operands)[usize::from(!whole || tight)..]
-    }
-
-    /// The tile for a device: of [`Gemm::tiles`] that with the least `waves · M · N / share`, where waves =
-    /// ⌈tiles / multiprocessors⌉ counts how often every multiprocessor works on a tile, and share is the useful share of the
-    /// main loop's instructions. So large products take the large tile, whose loop wastes least, and small ones as many
-    /// tiles as there are multiprocessors. None of a shape whose stages exceed the shared memory of a block.
-    pub fn tile(&self, multiprocessors: u32, shared_limit: u32) -> &'static Tile {
-        let tiles = self.tiles();
-        let cost = |tile: &Tile| {
-            let count = self.batch * self.m.div_ceil(tile.m) * self.n.div_ceil(tile.n);
-            let waves = count.div_ceil(multiprocessors.max(1) as usize);
-            (waves * tile.m * tile.n) as f64 / tile.share
-        };
-        let fits = |tile: &&Tile| tile.shared(self.operands) <= shared_limit;
-        let cheapest = tiles.iter().filter(fits);
-        let cheapest = cheapest.min_by(|s, t| cost(s).total_cmp(&cost(t)));
-        cheapest.unwrap_or(&tiles[tiles.len() - 1])
     }
 
     fn majors(&self) -> [Major; 2] {
@@ -239,6 +242,7 @@ impl Gemm {
             bias: self.bias.is_some(),
             activation: self.activation,
             residual: self.residual.is_some(),
+            split: self.split.is_some(),
         })
     }
 
@@ -306,31 +310,56 @@ impl Gemm {
                 ));
             }
         }
+        if let Some(chunk) = self.split {
+            let whole = chunk > 0 && chunk.is_multiple_of(64) && self.k.div_ceil(chunk) <= 65_535;
+            let bare = self.bias.is_none() && self.residual.is_none() && self.extension.is_none();
+            let raw = self.activation == Activation::Identity && self.output == Output::F32;
+            let dense = self.y.stride == self.n && self.y.batch_stride == self.m * self.n;
+            if !(whole && bare && raw && dense) {
+                return error(format!(
+                    "k = {} in parts of {chunk}: wanted multiples of 64, and raw sums in f32 without gaps or anything around them",
+                    self.k
+                ));
+            }
+        }
         if self.extension.is_some_and(|e| e.k == 0) {
             return error("k₂ = 0: leave the extension out".into());
         }
         Ok(())
     }
 
-    /// Launches it on a stream, with the tile that [`Gemm::tile`] chooses. An empty result launches nothing.
+    /// Launches it on a stream by a plan of [`Gemm::plan`], which may want scratch memory. An empty result launches nothing.
     ///
     /// # Errors
     /// [`KernelError`]: arguments that no kernel takes, or the driver's refusal.
     ///
     /// # Safety
-    /// The matrices must lie in memory of the stream's device, free of other use until the stream has come past; Y may
-    /// overlap R only as the same matrix, and no other operand.
+    /// The matrices, and [`Plan::scratch_bytes`] at `scratch`, must lie in memory of the stream's device, free of other use
+    /// until the stream has come past; Y may overlap R only as the same matrix, and no other operand.
     pub unsafe fn launch(
         &self,
+        plan: &Plan,
+        scratch: u64,
         kernels: &Kernels,
         stream: &Arc<CudaStream>,
     ) -> Result<(), KernelError> {
-        let tile = self.tile(kernels.multiprocessors(), kernels.shared_limit());
-        let variant = self.variant(tile)?;
-        let shared = tile.shared(self.operands);
-        let function = kernels.get(&variant.name(), shared, || variant.expand())?;
-        // SAFETY: the caller's promise; the function is this variant's.
-        unsafe { self.launch_variant(&variant, &function, stream) }
+        let launch = |gemm: &Gemm| {
+            let variant = gemm.variant(plan.tile)?;
+            let shared = plan.tile.shared(self.operands);
+            let function = kernels.get(&variant.name(), shared, || variant.expand())?;
+            // SAFETY: the caller's promise; the function is this variant's.
+            unsafe { gemm.launch_variant(&variant, &function, stream) }
+        };
+        match plan.chunk {
+            None => launch(self),
+            Some(_) if self.batch * self.m * self.n == 0 => Ok(()),
+            Some(chunk) => {
+                self.check()?;
+                launch(&self.sums(chunk, scratch))?;
+                // SAFETY: the caller's promise.
+                unsafe { self.fold(chunk, scratch, kernels, stream) }
+            }
+        }
     }
 
     /// Launches a loaded variant.
@@ -348,11 +377,12 @@ impl Gemm {
     ) -> Result<(), KernelError> {
         let tile = variant.tile;
         let tiles = self.m.div_ceil(tile.m) * self.n.div_ceil(tile.n);
+        let parts = self.split.map_or(1, |chunk| self.k.div_ceil(chunk));
         if tiles * self.batch == 0 {
             return Ok(());
         }
         let config = LaunchConfig {
-            grid_dim: (tiles as u32, 1, self.batch as u32),
+            grid_dim: (tiles as u32, parts as u32, self.batch as u32),
             block_dim: (tile.threads() as u32, 1, 1),
             shared_mem_bytes: tile.shared(self.operands),
         };
@@ -369,20 +399,16 @@ impl Gemm {
     }
 
     fn arguments(&self) -> Arguments {
-        let place = |x: Matrix, bytes: usize| Place {
-            pointer: x.pointer,
-            batch: (x.batch_stride * bytes) as u64,
-            stride: (x.stride * bytes) as u32,
-        };
         let aligned = |x: &Place| {
             x.pointer.is_multiple_of(16)
                 && x.batch.is_multiple_of(16)
                 && x.stride.is_multiple_of(16)
         };
-        let operand =
-            |x: Option<Matrix>| x.map_or(Place::default(), |x| place(x, self.operands.bytes()));
+        let operand = |x: Option<Matrix>| {
+            x.map_or(Place::default(), |x| Place::new(x, self.operands.bytes()))
+        };
         let result =
-            |x: Option<Matrix>| x.map_or(Place::default(), |x| place(x, self.output.bytes()));
+            |x: Option<Matrix>| x.map_or(Place::default(), |x| Place::new(x, self.output.bytes()));
         let (y, r) = (result(Some(self.y)), result(self.residual.map(|(_, r)| r)));
         let bias = self.bias.unwrap_or(0);
         Arguments {
@@ -401,6 +427,7 @@ impl Gemm {
             beta: self.residual.map_or(0.0, |(beta, _)| beta),
             scale: self.extension.map_or(0.0, |e| e.scale),
             chunks: u32::from(aligned(&y) && aligned(&r) && bias.is_multiple_of(16)),
+            chunk: self.split.unwrap_or(0) as u32,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The variants that the tests walk.
 
 use crate::gather::{self, Scatter};
-use crate::gemm::{Activation, Loader, Major, Output, Tile, Type, Variant};
+use crate::gemm::{Activation, Fold, Loader, Major, Output, Tile, Type, Variant};
 use crate::kernels::ROW_THREADS;
 use crate::map::{self, Element, Function, Mode};
 use crate::philox::Distribution;
@@ -38,6 +38,9 @@ pub fn entries() -> Result<Vec<Entry>, KernelError> {
         });
         Ok(())
     };
+    for kernel in Fold::all() {
+        add(kernel.name(), Fold::threads(), kernel.expand())?;
+    }
     for kernel in Distribution::ALL {
         add(kernel.kernel(), kernel.threads(), kernel.expand())?;
     }
@@ -148,6 +151,7 @@ pub fn gemm() -> Vec<Variant> {
             bias: false,
             activation: Activation::Identity,
             residual: false,
+            split: false,
         };
         if operands == Type::F16 {
             all.extend(Tile::of(operands).iter().map(|tile| Variant {
@@ -174,6 +178,15 @@ pub fn gemm() -> Vec<Variant> {
             all.extend(Tile::of(operands)[1..].iter().map(|tile| Variant {
                 output: Output::F32,
                 ..extended(tile, Loader::Elements)
+            }));
+        }
+        for major in [Major::K, Major::Other] {
+            let smallest = &Tile::of(operands)[2];
+            all.extend([Loader::Chunks, Loader::Elements].map(|loader| Variant {
+                output: Output::F32,
+                loaders: [loader; 2],
+                split: true,
+                ..plain(smallest, [major; 2])
             }));
         }
         all.extend(Activation::ALL.map(|activation| Variant {

@@ -4,7 +4,7 @@ mod common;
 
 use common::Gpu;
 use common::case::Case;
-use deltaw_kernels::gemm::{Activation, Gemm, Tile, Type};
+use deltaw_kernels::gemm::{Activation, Gemm, Output, Plan, Tile, Type};
 
 /// The product of a case, its tile, and what its launch did.
 fn measure(case: &Case) -> (Gemm, &'static Tile, deltaw_emulator::Counters) {
@@ -107,9 +107,10 @@ fn a_second_pair_costs_its_own_bytes() {
     assert_eq!(counters.matrix_flops, gemm.flops());
 }
 
-/// Large products take the large tile, small ones enough tiles for the multiprocessors.
+/// Large products take the large tile, small ones enough tiles for the multiprocessors, and those of few tiles and a long k are
+/// split.
 #[test]
-fn the_tile_follows_the_size() {
+fn the_plan_follows_the_size() {
     let case = |size| {
         let gpu = Gpu::new(80);
         let mut case = Case::plain(Type::Bf16, 2, [64, 64, 32]);
@@ -118,12 +119,42 @@ fn the_tile_follows_the_size() {
         [gemm.m, gemm.n, gemm.k] = size;
         gemm
     };
+    let tiles = Tile::of(Type::Bf16);
+    let whole = |tile| Plan { tile, chunk: None };
     let large = case([4096, 4096, 4096]);
-    assert_eq!(large.tile(108, 166_912), &Tile::of(Type::Bf16)[0]);
+    assert_eq!(large.plan(108, 166_912), whole(&tiles[0]));
     // An RTX 4090's blocks have 99 KiB of shared memory: not enough for three stages of the large tile.
-    assert_eq!(large.tile(128, 101_376), &Tile::of(Type::Bf16)[1]);
-    assert_eq!(
-        case([512, 768, 768]).tile(108, 166_912),
-        &Tile::of(Type::Bf16)[2]
-    );
+    assert_eq!(large.plan(128, 101_376), whole(&tiles[1]));
+    assert_eq!(case([512, 768, 768]).plan(108, 166_912), whole(&tiles[2]));
+    // A low rank's gradient over many tokens: 12 tiles for 108 multiprocessors.
+    let thin = case([8, 768, 16_384]);
+    let plan = thin.plan(108, 166_912);
+    let parts = plan.chunk.map(|chunk| 16_384usize.div_ceil(chunk));
+    assert!(parts.is_some_and(|parts| parts >= 9), "{plan:?}");
+    assert_eq!(plan.scratch_bytes(&thin), 4 * 8 * 768 * parts.unwrap());
+}
+
+/// A split product moves the operands' tiles once, and its sums out and in again.
+#[test]
+fn a_split_moves_its_sums_twice() {
+    for operands in TYPES {
+        let tile = &Tile::of(operands)[2];
+        let mut case = Case::plain(operands, 2, [2 * tile.m, tile.n, 256]);
+        (case.output, case.split, case.batch) = (Output::F32, Some(64), 2);
+        let gpu = Gpu::new(80);
+        let outcome = case.run(&gpu, None).unwrap();
+        outcome.check().unwrap();
+        let gemm = outcome.gemm;
+        let launches = gpu.virtual_device().launches().unwrap();
+        let [first, second] = [0, 1].map(|i| &launches[i].counters);
+        let sums = gemm.sums(64, 0);
+        assert_eq!(first.global.bytes, sums.tile_bytes(tile));
+        let elements = (gemm.batch * gemm.m * gemm.n) as u64;
+        assert_eq!(second.global.bytes, (4 + 1) * 4 * elements);
+        assert!(second.global.efficiency() >= 0.95, "{:?}", second.global);
+        assert_eq!(
+            first.shared.units, first.shared.ideal_units,
+            "{operands:?}: bank conflicts"
+        );
+    }
 }

@@ -52,12 +52,13 @@ fn case(operands: Type) -> impl Strategy<Value = Case> {
         any::<bool>(),
         activation(),
         proptest::option::of((-2.0..2.0f32, any::<bool>())),
+        proptest::option::of(prop_oneof![Just(64usize), Just(128)]),
         0..1_000_000u64,
     );
     (what, around).prop_map(
         move |(
             (output, tile, (m, n, k), batch, [a, b, y]),
-            (extension, alpha, bias, activation, residual, seed),
+            (extension, alpha, bias, activation, residual, split, seed),
         )| Case {
             operands,
             output,
@@ -75,6 +76,8 @@ fn case(operands: Type) -> impl Strategy<Value = Case> {
             bias,
             activation,
             residual,
+            // A second pair is not split, and no k has no parts.
+            split: split.filter(|_| extension.is_none() && k > 0),
             seed,
         },
     )

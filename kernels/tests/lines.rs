@@ -6,12 +6,13 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Gpu, numbers};
+use common::{Format, Gpu, numbers};
 use cudarc::driver::CudaSlice;
 use deltaw_emulator::Checks;
 use deltaw_kernels::KernelError;
 use deltaw_kernels::cross_entropy::{self, CrossEntropy};
 use deltaw_kernels::gather::{Element, Gather, Scatter, Size};
+use deltaw_kernels::gemm::{self, Matrix, Type};
 use deltaw_kernels::map::{self, Binary, Function, Map, Operand, Unary};
 use deltaw_kernels::norm::{self, Norm};
 use deltaw_kernels::reduce::{Fold, Reduce};
@@ -195,6 +196,50 @@ fn reduces() -> Vec<Case> {
         .into_iter()
         .flat_map(|(size, part)| Fold::ALL.map(|fold| case(fold, size, part)))
         .collect()
+}
+
+/// The second pass of a split product, in six parts.
+fn folds() -> Vec<Case> {
+    let [batch, m, n, parts] = [2, 9, 13, 6];
+    let case = |variant: gemm::Fold| Case {
+        name: variant.name(),
+        ptx: variant.expand().unwrap(),
+        launch: Box::new(move |memory| {
+            let format = Format::from(variant.output);
+            let mut place =
+                |count: usize, seed| memory.bytes(&format.encode(&numbers(count, seed)));
+            let matrix = |pointer| Matrix {
+                pointer,
+                stride: n + 2,
+                batch_stride: m * (n + 2) + 1,
+                transposed: false,
+            };
+            let size = batch * (m * (n + 2) + 1);
+            let (y, r, bias) = (place(size, 1), place(size, 2), place(n, 3));
+            let product = gemm::Gemm {
+                operands: Type::F32,
+                output: variant.output,
+                m,
+                n,
+                k: 64 * parts - 1,
+                batch,
+                a: matrix(0),
+                b: matrix(0),
+                extension: None,
+                alpha: 1.5,
+                bias: variant.bias.then_some(bias),
+                activation: variant.activation,
+                residual: variant.residual.then_some((-0.75, matrix(r))),
+                y: matrix(y),
+                split: None,
+            };
+            let sums = memory.numbers(parts * batch * m * n, 4);
+            let gpu = memory.gpu;
+            // SAFETY: the operands lie in `memory`, which is kept until it has been read.
+            unsafe { product.fold(64, sums, &gpu.kernels, &gpu.stream) }
+        }),
+    };
+    gemm::Fold::all().into_iter().map(case).collect()
 }
 
 fn indices(count: usize, below: usize) -> Vec<u32> {
@@ -533,6 +578,11 @@ fn maps() -> Vec<Case> {
 #[test]
 fn of_reductions() {
     all_are_needed(&["reduce.ptx"], &reduces());
+}
+
+#[test]
+fn of_split_products() {
+    all_are_needed(&["gemm_fold.ptx"], &folds());
 }
 
 #[test]

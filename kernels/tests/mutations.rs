@@ -139,6 +139,12 @@ fn cases() -> Vec<Case> {
     let mut chunks = ragged(Type::Bf16, false, true);
     (chunks.size[1], chunks.y.padding) = (100, 4);
     all.push(chunks);
+    // In three parts, the last one short.
+    for (operands, transposed) in [(Type::Bf16, false), (Type::F32, true)] {
+        let mut case = ragged(operands, transposed, transposed);
+        (case.extension, case.split) = (None, Some(128));
+        all.push(case);
+    }
     // More than one group of tile rows, and no k at all.
     all.push(Case::plain(Type::Bf16, 2, [9 * 64 + 1, 72, 40]));
     all.push(Case::plain(Type::Bf16, 2, [64, 64, 0]));
@@ -322,6 +328,37 @@ fn index_terms_are_needed() {
             "the tile's k",
             "gemm.ptx",
             "mul.lo.u32 %k0, %k0, {{ tile_k }};",
+            Drop,
+        ),
+        mutation(
+            "the part",
+            "gemm.ptx",
+            "mov.u32 %part, %ctaid.y;",
+            Edit("%ctaid.y", "0"),
+        ),
+        mutation(
+            "the part's start",
+            "gemm.ptx",
+            "mul.lo.u32 %part, %part, %t0;",
+            Drop,
+        ),
+        mutation(
+            "the last part's end",
+            "gemm.ptx",
+            "sub.u32 %k, %k, %part;",
+            Drop,
+        ),
+        mutation("the part's end", "gemm.ptx", "min.u32 %k, %k, %t0;", Drop),
+        mutation(
+            "the part's k",
+            "gemm_copy.ptx",
+            "mad.wide.u32 %base, %part,",
+            Drop,
+        ),
+        mutation(
+            "the part's sums",
+            "gemm_epilogue.ptx",
+            "mad.lo.u32 %t0, %t1, %t2, %t0;",
             Drop,
         ),
         mutation("the second pair's k", "gemm.ptx", "mov.u32 %k0, 0;", Drop),

@@ -179,9 +179,11 @@ fn activations_are_the_cpus() {
             activation,
             residual: None,
             y: matrix(y.device_ptr(&gpu.stream).0),
+            split: None,
         };
-        // SAFETY: the matrices are as long as they say and live until the results are read.
-        unsafe { gemm.launch(&gpu.kernels, &gpu.stream) }.unwrap();
+        let plan = gemm.plan(gpu.kernels.multiprocessors(), gpu.kernels.shared_limit());
+        // SAFETY: the matrices are as long as they say and live until the results are read; one k is not split.
+        unsafe { gemm.launch(&plan, 0, &gpu.kernels, &gpu.stream) }.unwrap();
         let got = gpu.stream.clone_dtoh(&y).unwrap();
         for (i, (got, wanted)) in got.iter().zip(wanted.to_vec::<f32>().unwrap()).enumerate() {
             // A sum that starts at +0 has no −0, and a NaN's bits are not specified.

@@ -181,7 +181,7 @@ impl Output {
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Output::Bf16 => "bf16",
             Output::F16 => "f16",
@@ -200,7 +200,7 @@ impl Activation {
         Activation::Silu,
     ];
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Activation::Identity => "identity",
             Activation::Relu => "relu",
@@ -232,6 +232,8 @@ pub struct Variant {
     pub activation: Activation,
     /// Whether there is a residual.
     pub residual: bool,
+    /// Whether the results are raw sums of parts of k.
+    pub split: bool,
 }
 
 /// An operand's tile in shared memory and its copies: see `gemm_copy.ptx`.
@@ -300,6 +302,7 @@ struct Values {
     bias: bool,
     residual: bool,
     extension: bool,
+    split: bool,
     a: Operand,
     b: Operand,
     a2: Operand,
@@ -339,6 +342,9 @@ impl Variant {
         }
         if self.residual {
             name += "_residual";
+        }
+        if self.split {
+            name += "_split";
         }
         name
     }
@@ -476,11 +482,12 @@ impl Variant {
             bias: self.bias,
             residual: self.residual,
             extension: self.extension.is_some(),
+            split: self.split,
             a: self.operand(false, 0),
             b: self.operand(false, 1),
             a2: self.operand(true, 0),
             b2: self.operand(true, 1),
-            at: offsets!(m n k k2 y r bias alpha beta scale chunks),
+            at: offsets!(m n k k2 y r bias alpha beta scale chunks chunk),
         }
     }
 }

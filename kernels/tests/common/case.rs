@@ -33,6 +33,8 @@ pub struct Case {
     pub activation: Activation,
     /// β, and whether R is Y itself.
     pub residual: Option<(f32, bool)>,
+    /// The length of a part of k.
+    pub split: Option<usize>,
     pub seed: u64,
 }
 
@@ -145,6 +147,7 @@ impl Case {
             bias: false,
             activation: Activation::Identity,
             residual: None,
+            split: None,
             seed: 7,
         }
     }
@@ -220,11 +223,20 @@ impl Case {
             activation: self.activation,
             residual: self.residual.map(|(beta, _)| (beta, r_at.unwrap_or(y_at))),
             y: y_at,
+            split: None,
         };
+        let scratch = self
+            .split
+            .map(|chunk| (chunk, m * n * self.batch * 4 * k.div_ceil(chunk)));
+        let scratch = scratch.map(|(chunk, bytes)| (chunk, gpu.fresh(bytes)));
         let words = |e: deltaw_kernels::KernelError| e.to_string();
         let tiles = gemm.tiles();
         let tile = &tiles[self.tile % tiles.len()];
-        let variant = gemm.variant(tile).map_err(words)?;
+        let first = match &scratch {
+            Some((chunk, (_, address))) => gemm.sums(*chunk, *address),
+            None => gemm,
+        };
+        let variant = first.variant(tile).map_err(words)?;
         let shared = tile.shared(self.operands);
         let function = match change {
             None => gpu
@@ -236,8 +248,13 @@ impl Case {
             }
         };
         // SAFETY: the matrices lie in memory of this device, which is kept until the results are read.
-        unsafe { gemm.launch_variant(&variant, &function.map_err(words)?, &gpu.stream) }
+        unsafe { first.launch_variant(&variant, &function.map_err(words)?, &gpu.stream) }
             .map_err(words)?;
+        if let Some((chunk, (_, address))) = &scratch {
+            gpu.finish()?;
+            // SAFETY: as above.
+            unsafe { gemm.fold(*chunk, *address, &gpu.kernels, &gpu.stream) }.map_err(words)?;
+        }
         gpu.finish()?;
         let got = gpu
             .stream

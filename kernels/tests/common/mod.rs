@@ -63,6 +63,14 @@ impl Gpu {
         (slice, address)
     }
 
+    /// Memory that nobody has written, and its address.
+    pub fn fresh(&self, bytes: usize) -> (CudaSlice<u8>, u64) {
+        // SAFETY: what is in it is the kernels' business; the driver's checks see who reads it before it is written.
+        let slice = unsafe { self.stream.alloc(bytes.max(16)) }.expect("memory");
+        let address = slice.device_ptr(&self.stream).0;
+        (slice, address)
+    }
+
     /// The software driver's device, for its counters and checks.
     pub fn virtual_device(&self) -> &Device {
         let device = self.device.as_ref();
