@@ -1,8 +1,11 @@
 //! The GPU of a test.
 
 use std::fmt::Display;
+use std::sync::OnceLock;
 
-use deltaw_engine::prelude::Device;
+use deltaw_engine::prelude::*;
+
+use crate::numbers;
 
 /// Set to `cuda`, the tests of the CUDA backend run on the machine's own GPU and driver.
 const CHOICE: &str = "DELTAW_TEST_DEVICE";
@@ -51,5 +54,86 @@ impl Gpu {
     pub fn fail(&self, error: impl Display) -> ! {
         let fault = self.virtual_device.as_ref().map(|gpu| gpu.last_fault());
         panic!("{error}; {fault:?}")
+    }
+}
+
+/// One for the whole test.
+pub fn gpu() -> &'static Gpu {
+    static GPU: OnceLock<Gpu> = OnceLock::new();
+    GPU.get_or_init(Gpu::new)
+}
+
+/// Numbers in [−1, 1), on the CPU.
+///
+/// # Panics
+/// It cannot be made.
+pub fn tensor(shape: &[usize], seed: u64) -> Tensor {
+    let count = shape.iter().product();
+    Tensor::from_slice(&numbers(count, seed), shape, &Device::cpu()).unwrap()
+}
+
+/// The same function of the same tensors on the CPU and on the device; a fault is told in the driver's words.
+///
+/// # Panics
+/// An error, as all of these.
+pub fn both<T>(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<T>) -> [T; 2] {
+    let moved: Vec<Tensor> = inputs
+        .iter()
+        .map(|x| x.to_device(&gpu().device).unwrap())
+        .collect();
+    let on_device = f(&moved).unwrap_or_else(|e| gpu().fail(e));
+    [f(inputs).unwrap(), on_device]
+}
+
+/// What is in a tensor, as f32.
+///
+/// # Panics
+/// An error.
+pub fn values(x: &Tensor) -> Vec<f32> {
+    x.converted(DType::F32)
+        .and_then(|x| x.to_vec::<f32>())
+        .unwrap_or_else(|e| gpu().fail(e))
+}
+
+/// Value and gradients of a function of trained tensors, for a fixed incoming gradient.
+fn swept(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Result<Vec<Tensor>> {
+    let inputs: Vec<Tensor> = inputs
+        .iter()
+        .map(|x| {
+            if x.dtype() == DType::F32 {
+                x.trained()
+            } else {
+                x.clone()
+            }
+        })
+        .collect();
+    let y = f(&inputs)?;
+    let dy = Tensor::from_slice(&numbers(y.len(), 77), y.shape(), y.device())?;
+    let grads = backward_with(&y, dy)?;
+    let mut all = vec![y.detach()];
+    all.extend(inputs.iter().filter_map(|x| grads.of(x).cloned()));
+    Ok(all)
+}
+
+/// Value and gradients (of the f32 inputs that have one) on the device within `bounds` of the CPU's, one bound each.
+///
+/// # Panics
+/// They are not.
+pub fn near(
+    what: &str,
+    inputs: &[Tensor],
+    bounds: &[f64],
+    f: impl Fn(&[Tensor]) -> Result<Tensor>,
+) {
+    let [want, got] = both(inputs, |x| swept(x, &f));
+    assert_eq!(got.len(), bounds.len(), "{what}: value and gradients");
+    for (k, ((got, want), bound)) in got.iter().zip(&want).zip(bounds).enumerate() {
+        for (i, (a, b)) in values(got).iter().zip(values(want)).enumerate() {
+            let error = (f64::from(*a) - f64::from(b)).abs();
+            assert!(
+                error <= *bound || a.is_nan() && b.is_nan(),
+                "{what}: array {k} (0 the value), element {i}: {a}, CPU {b}, bound {bound:e}"
+            );
+        }
     }
 }

@@ -1,25 +1,18 @@
 //! The CUDA backend on the software driver, all its checks on, against the CPU. Where both are made of the same correctly rounded
 //! operations in one order the bits must agree; sums in another order may differ by what each may err.
 
-use std::sync::OnceLock;
-
 use deltaw_engine::device::Map;
 use deltaw_engine::ops::binary::Binary;
 use deltaw_engine::ops::unary::Unary;
 use deltaw_engine::optim::{AdamW, Sgd};
 use deltaw_engine::prelude::*;
-use deltaw_tests::gpu::Gpu;
+use deltaw_tests::gpu::{both, gpu, near, tensor, values};
 use deltaw_tests::numbers;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
 
 /// Unit roundoff of f32.
 const U: f64 = f32::EPSILON as f64 / 2.0;
-
-fn gpu() -> &'static Gpu {
-    static GPU: OnceLock<Gpu> = OnceLock::new();
-    GPU.get_or_init(Gpu::new)
-}
 
 fn cases(count: u32) -> Config {
     Config {
@@ -28,22 +21,6 @@ fn cases(count: u32) -> Config {
         rng_seed: RngSeed::Fixed(1),
         ..Config::default()
     }
-}
-
-/// The same function of the same tensors on the CPU and on the device; a fault is told in the driver's words.
-fn both<T>(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<T>) -> [T; 2] {
-    let moved: Vec<Tensor> = inputs
-        .iter()
-        .map(|x| x.to_device(&gpu().device).unwrap())
-        .collect();
-    let on_device = f(&moved).unwrap_or_else(|e| gpu().fail(e));
-    [f(inputs).unwrap(), on_device]
-}
-
-fn values(x: &Tensor) -> Vec<f32> {
-    x.converted(DType::F32)
-        .and_then(|x| x.to_vec::<f32>())
-        .unwrap_or_else(|e| gpu().fail(e))
 }
 
 /// Equal bits, but for a NaN's.
@@ -55,11 +32,6 @@ fn same(got: &[f32], want: &[f32], what: &str) {
             "{what}[{i}]: {a:e}, CPU {b:e}"
         );
     }
-}
-
-fn tensor(shape: &[usize], seed: u64) -> Tensor {
-    let count = shape.iter().product();
-    Tensor::from_slice(&numbers(count, seed), shape, &Device::cpu()).unwrap()
 }
 
 /// Numbers of every size, zeros of both signs, infinities and NaN among them.
@@ -382,41 +354,6 @@ fn optimisers_take_the_cpus_steps() {
         all
     };
     same(&run(&gpu().device), &run(&Device::cpu()), "weights");
-}
-
-/// Value and gradients of a function of trained tensors, for a fixed incoming gradient.
-fn swept(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Result<Vec<Tensor>> {
-    let inputs: Vec<Tensor> = inputs
-        .iter()
-        .map(|x| {
-            if x.dtype() == DType::F32 {
-                x.trained()
-            } else {
-                x.clone()
-            }
-        })
-        .collect();
-    let y = f(&inputs)?;
-    let dy = Tensor::from_slice(&numbers(y.len(), 77), y.shape(), y.device())?;
-    let grads = backward_with(&y, dy)?;
-    let mut all = vec![y.detach()];
-    all.extend(inputs.iter().filter_map(|x| grads.of(x).cloned()));
-    Ok(all)
-}
-
-/// Value and gradients on the device within `bounds` of the CPU's, one bound each.
-fn near(what: &str, inputs: &[Tensor], bounds: &[f64], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
-    let [want, got] = both(inputs, |x| swept(x, &f));
-    assert_eq!(got.len(), bounds.len(), "{what}: value and gradients");
-    for (k, ((got, want), bound)) in got.iter().zip(&want).zip(bounds).enumerate() {
-        for (i, (a, b)) in values(got).iter().zip(values(want)).enumerate() {
-            let error = (f64::from(*a) - f64::from(b)).abs();
-            assert!(
-                error <= *bound || a.is_nan() && b.is_nan(),
-                "{what}: array {k} (0 the value), element {i}: {a}, CPU {b}, bound {bound:e}"
-            );
-        }
-    }
 }
 
 proptest! {

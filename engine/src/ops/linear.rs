@@ -5,10 +5,11 @@
 //! ```
 //!
 //! x `[…, n]` f32, W `[m, n]` f32, bf16 or f16, b `[m]`, y `[…, m]`. A frozen W saves W and not x. An observed W has
-//! dyᵀ·x streamed to its visitor in panels of rows and never stored. On the CPU the bias enters as the product is stored, and
+//! dyᵀ·x streamed to its visitor in panels of rows and never stored. On the CPU and on CUDA the bias enters as the product is stored; on the CPU
 //! db is the product of a row of ones with dy.
 
 use crate::cpu::gemm::{self as kernel, Extra};
+use crate::device::cuda::Around;
 use crate::device::{Gemm, product_with};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -82,11 +83,26 @@ fn forward_product(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tens
             };
             product_with((x, false), (w, true), extra, 1.0, 0.0, &mut y)?;
         }
-        Some(bias) => {
-            let view = bias.broadcast_view("linear", &y.layout().shape)?;
-            x.device().backend().copy(&view, &mut y)?;
-            product(x, false, w, true, 1.0, &mut y)?;
-        }
+        Some(bias) => match x.device().clone().as_cuda() {
+            Some(cuda) => {
+                let around = Around {
+                    bias: Some(bias),
+                    second: None,
+                };
+                let by_rows = Gemm {
+                    trans_a: false,
+                    trans_b: true,
+                    alpha: 1.0,
+                    beta: 0.0,
+                };
+                cuda.product(by_rows, x, w, &around, &mut y)?;
+            }
+            None => {
+                let view = bias.broadcast_view("linear", &y.layout().shape)?;
+                x.device().backend().copy(&view, &mut y)?;
+                product(x, false, w, true, 1.0, &mut y)?;
+            }
+        },
         None => product(x, false, w, true, 0.0, &mut y)?,
     }
     Ok(y)

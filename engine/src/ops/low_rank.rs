@@ -9,7 +9,7 @@
 //! the product packs W, for y and again for dx: at r ≪ tokens that is cheaper than two thin products a token, and cheaper than
 //! keeping it. h comes with y and g with dx, in the same pass over x or dy. The gradients of the factors have the thin form, so
 //! that no m×n gradient exists. A triplet whose λ is 0 takes no part in ΔW, dA and dB; its dλ is that of any other. Saved: x, A,
-//! B, λ, h, and W where dx is wanted.
+//! B, λ, h, and W where dx is wanted. On CUDA see [`extended`].
 
 use crate::cpu::gemm::{Beside, Dims, Extra, Layout as Strides, Scale, Term, gemm};
 use crate::cpu::threads::Disjoint;
@@ -21,6 +21,8 @@ use crate::op::{Forward, Op, Saved, apply};
 use crate::ops::linear::{as_matrix, bias_gradient, linear, output_shape, write_matrix};
 use crate::tape::Grads;
 use crate::tensor::Tensor;
+
+mod extended;
 
 struct LowRank {
     scale: f32,
@@ -136,10 +138,13 @@ impl Op for LowRank {
     }
 
     fn supports(&self, device: &Device) -> bool {
-        device.is_cpu()
+        device.has_kernels()
     }
 
     fn forward(&self, f: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
+        if let Some(cuda) = inputs[0].device().as_cuda() {
+            return self.forward_extended(cuda, f, inputs);
+        }
         let [x, w, a, b] = [inputs[0], inputs[1], inputs[2], inputs[3]];
         let (bias, lambda) = self.optional(inputs);
         let shape = output_shape("low_rank", x, w, bias)?;
@@ -193,6 +198,9 @@ impl Op for LowRank {
     }
 
     fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+        if let Some(cuda) = dy.device().clone().as_cuda() {
+            return self.backward_extended(cuda, &saved, &dy, grads);
+        }
         let dy = as_matrix(&dy)?;
         let (a, b, lambda) = (saved.get(2)?, saved.get(3)?, saved.find(4)?);
         let lambda_at = 4 + self.has_bias as usize;

@@ -29,6 +29,7 @@ mod staging;
 mod update;
 
 use memory::{Block, Pool};
+pub(crate) use product::{Around, Pair};
 use staging::Staging;
 pub use update::{Formula, Part};
 
@@ -133,6 +134,18 @@ impl Cuda {
         (&self.kernels, &self.stream)
     }
 
+    /// α·op(A)·op(B) + β·C into `c`, with what surrounds it.
+    pub(crate) fn product(
+        &self,
+        gemm: Gemm,
+        a: &Tensor,
+        b: &Tensor,
+        around: &Around,
+        c: &mut Tensor,
+    ) -> Result<()> {
+        product::batched(self, gemm, a, b, around, c)
+    }
+
     fn block<'a>(&self, op: &'static str, x: &'a Tensor) -> Result<&'a Block> {
         x.storage().0.downcast_ref().ok_or_else(|| Error::Device {
             op,
@@ -232,7 +245,7 @@ impl Backend for Cuda {
     }
 
     fn gemm(&self, gemm: Gemm, a: &Tensor, b: &Tensor, c: &mut Tensor) -> Result<()> {
-        product::batched(self, gemm, a, b, c)
+        product::batched(self, gemm, a, b, &Around::default(), c)
     }
 
     fn gather_rows(&self, table: &Tensor, index: &Tensor, out: &mut Tensor) -> Result<()> {

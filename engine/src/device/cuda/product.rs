@@ -1,7 +1,8 @@
 //! Matrix products: strided views on their way to the kernel, which takes matrices by rows or by columns.
 
-use deltaw_kernels::gemm::{Activation, Gemm as Product, Matrix, Output, Type};
+use deltaw_kernels::gemm::{Activation, Extension, Gemm as Product, Matrix, Output, Type};
 
+use super::memory::{Block, Pool};
 use super::{Cuda, failed};
 use crate::device::Gemm;
 use crate::device::cpu::walk::Walk;
@@ -13,20 +14,44 @@ use crate::tensor::Tensor;
 /// The most products of one launch.
 const MOST: usize = 65_535;
 
-/// Where a matrix of `[rows, columns]` with these strides lies, if its rows or its columns are contiguous.
-fn matrix([rows, columns]: [usize; 2], [down, across]: [usize; 2]) -> Option<Matrix> {
-    let place = |stride: usize, transposed| Matrix {
-        pointer: 0,
-        stride,
-        batch_stride: 0,
-        transposed,
+/// What a product has around it.
+#[derive(Default)]
+pub(crate) struct Around<'a> {
+    /// `[n]`, added to each row.
+    pub bias: Option<&'a Tensor>,
+    /// The second pair.
+    pub second: Option<Pair<'a>>,
+}
+
+/// A second operand pair, whose product times `scale` is added: matrices, to be transposed as the first pair is.
+pub(crate) struct Pair<'a> {
+    /// A₂.
+    pub a: &'a Tensor,
+    /// B₂.
+    pub b: &'a Tensor,
+    /// s.
+    pub scale: f32,
+}
+
+/// Where a matrix of `[rows, columns]` with these strides lies, if its rows (or, transposed, its columns) are contiguous.
+fn matrix(
+    [rows, columns]: [usize; 2],
+    [down, across]: [usize; 2],
+    transposed: bool,
+) -> Option<Matrix> {
+    let (count, len, outer, inner) = if transposed {
+        (columns, rows, across, down)
+    } else {
+        (rows, columns, down, across)
     };
     // A single row or column lies anywhere.
-    let fits = |count: usize, stride: usize, len: usize| count <= 1 || stride >= len;
-    if (across == 1 || columns <= 1) && fits(rows, down, columns) {
-        return Some(place(down.max(columns), false));
-    }
-    ((down == 1 || rows <= 1) && fits(columns, across, rows)).then(|| place(across.max(rows), true))
+    let lies = (inner == 1 || len <= 1) && (count <= 1 || outer >= len);
+    lies.then(|| Matrix {
+        pointer: 0,
+        stride: outer.max(len),
+        batch_stride: 0,
+        transposed,
+    })
 }
 
 /// A batch of matrices `[…, rows, columns]` as they are multiplied.
@@ -36,7 +61,13 @@ struct Side {
 }
 
 impl Side {
-    fn new(x: &Tensor, transposed: bool) -> Result<Side> {
+    /// As it lies if it can be, else packed; `by_columns` says which way it must lie, where that matters.
+    fn new(x: &Tensor, transposed: bool, by_columns: Option<bool>) -> Result<Side> {
+        let ways: &[bool] = match by_columns {
+            Some(true) => &[true],
+            Some(false) => &[false],
+            None => &[false, true],
+        };
         let side = |x: &Tensor| {
             let (s, t, r) = (x.shape(), &x.layout().strides, x.rank());
             let (mut size, mut strides) = ([s[r - 2], s[r - 1]], [t[r - 2], t[r - 1]]);
@@ -44,7 +75,7 @@ impl Side {
                 size.reverse();
                 strides.reverse();
             }
-            matrix(size, strides)
+            ways.iter().find_map(|&way| matrix(size, strides, way))
         };
         let wide = if x.dtype() == DType::F32 {
             x.detach()
@@ -53,6 +84,11 @@ impl Side {
         };
         let (tensor, found) = match side(&wide) {
             Some(found) => (wide, Some(found)),
+            None if by_columns == Some(!transposed) => {
+                let packed = wide.turned().packed()?.turned();
+                let found = side(&packed);
+                (packed, found)
+            }
             None => {
                 let packed = wide.packed()?;
                 let found = side(&packed);
@@ -96,12 +132,34 @@ impl Side {
     }
 }
 
-/// [`crate::device::Backend::gemm`]; a right-hand side of 16 bits is widened first.
+/// Launches a product by its plan, with scratch memory from the pool.
+///
+/// # Errors
+/// Of the pool, or within of the kernel.
+///
+/// # Safety
+/// As for [`Product::launch`].
+unsafe fn launch(
+    cuda: &Cuda,
+    product: &Product,
+) -> Result<std::result::Result<(), deltaw_kernels::KernelError>> {
+    let kernels = &cuda.kernels;
+    let plan = product.plan(kernels.multiprocessors(), kernels.shared_limit());
+    let bytes = plan.scratch_bytes(product);
+    let scratch = (bytes > 0).then(|| Pool::take(&cuda.pool, bytes, "the sums of a split product"));
+    let scratch = scratch.transpose()?;
+    let address = scratch.as_ref().map_or(0, Block::address);
+    // SAFETY: the caller's promise; what takes the block after this is later in the stream.
+    Ok(unsafe { product.launch(&plan, address, kernels, &cuda.stream) })
+}
+
+/// [`crate::device::Backend::gemm`] with what surrounds it; a right-hand side of 16 bits is widened first.
 pub(super) fn batched(
     cuda: &Cuda,
     gemm: Gemm,
     a: &Tensor,
     b: &Tensor,
+    around: &Around,
     c: &mut Tensor,
 ) -> Result<()> {
     a.expect_dtype("matmul", DType::F32)?;
@@ -109,7 +167,41 @@ pub(super) fn batched(
     let (m, n) = (c.shape()[rank - 2], c.shape()[rank - 1]);
     let k = a.shape()[a.rank() - if gemm.trans_a { 2 } else { 1 }];
     let batch = Dims::new(&c.shape()[..rank - 2])?;
-    let (a, b) = (Side::new(a, gemm.trans_a)?, Side::new(b, gemm.trans_b)?);
+    let (a, b) = (
+        Side::new(a, gemm.trans_a, None)?,
+        Side::new(b, gemm.trans_b, None)?,
+    );
+    let second = match &around.second {
+        Some(pair) => {
+            let a = Side::new(pair.a, gemm.trans_a, Some(a.matrix.transposed))?;
+            let b = Side::new(pair.b, gemm.trans_b, Some(b.matrix.transposed))?;
+            Some((a, b, pair.scale))
+        }
+        None => None,
+    };
+    let extension = second.as_ref().map(|(a, b, scale)| {
+        let place = |x: &Side| -> Result<Matrix> {
+            Ok(Matrix {
+                pointer: cuda.address("matmul", &x.tensor)?,
+                ..x.matrix
+            })
+        };
+        Ok(Extension {
+            a: place(a)?,
+            b: place(b)?,
+            k: a.tensor.shape()[usize::from(!gemm.trans_a)],
+            scale: *scale,
+        })
+    });
+    let extension = extension.transpose()?;
+    let bias = around.bias.map(|bias| bias.packed()).transpose()?;
+    let bias = match &bias {
+        Some(bias) => {
+            bias.expect_dtype("matmul", DType::F32)?;
+            Some(cuda.address("matmul", bias)?)
+        }
+        None => None,
+    };
     let own = *c.layout();
     let lead = Layout {
         shape: batch,
@@ -141,15 +233,16 @@ pub(super) fn batched(
                 batch: MOST.min(count - first),
                 a: a.at(a_base, at[1], step[1]),
                 b: b.at(b_base, at[2], step[2]),
-                extension: None,
+                extension,
                 alpha: gemm.alpha,
-                bias: None,
+                bias,
                 activation: Activation::Identity,
                 residual: (gemm.beta != 0.0).then_some((gemm.beta, y)),
                 y,
+                split: None,
             };
             // SAFETY: the layouts lie within their tensors; `c` is contiguous, unshared and no operand.
-            unsafe { product.launch(&cuda.kernels, &cuda.stream) }
+            unsafe { launch(cuda, &product) }?
                 .map_err(|e| failed("matmul", &[&a.tensor, &b.tensor], e))?;
         }
     }

@@ -1,0 +1,75 @@
+//! Linears on the CUDA backend against the CPU: bias in the product's epilogue, low-rank updates by a second operand pair, sums
+//! over many tokens in parts.
+
+use deltaw_engine::ops::linear::linear_stored;
+use deltaw_engine::ops::low_rank::low_rank_linear;
+use deltaw_engine::prelude::*;
+use deltaw_tests::gpu::{near, tensor};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngSeed};
+
+/// Unit roundoff of f32.
+const U: f64 = f32::EPSILON as f64 / 2.0;
+
+fn cases(count: u32) -> Config {
+    Config {
+        cases: count,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(1),
+        ..Config::default()
+    }
+}
+
+/// How far two sums may be apart that are at most `size` in all and each go through `terms` roundings.
+fn bound(terms: usize, size: f64) -> f64 {
+    2.0 * (terms + 4) as f64 * U * size
+}
+
+/// Few rows, or so many that a gradient's sum over them is split.
+fn rows() -> impl Strategy<Value = usize> {
+    prop_oneof![3 => 1..40usize, 1 => 900..1100usize]
+}
+
+proptest! {
+    #![proptest_config(cases(24))]
+
+    /// Everything lies in [−1, 1): a sum of k products is at most k.
+    #[test]
+    fn plain_linears(t in rows(), n in 1..60usize, m in 1..60usize, stored: bool, seed: u64) {
+        let shape = if stored { [n, m] } else { [m, n] };
+        let inputs = [tensor(&[t, n], seed), tensor(&shape, seed ^ 1), tensor(&[m], seed ^ 2)];
+        let sum = |k: usize| bound(k, k as f64 + 1.0);
+        near("linear", &inputs, &[sum(n), sum(m), sum(t), sum(t)], |x| linear_stored(&x[0], &x[1], stored, Some(&x[2])));
+    }
+
+    /// h and g are sums of n and m products, with which the products of rank r go on.
+    #[test]
+    fn low_rank_updates(
+        t in rows(), n in 1..60usize, m in 1..60usize, r in 1..10usize, gated: bool, half: bool, seed: u64,
+    ) {
+        let mut inputs = vec![
+            tensor(&[t, n], seed), tensor(&[m, n], seed ^ 1), tensor(&[r, n], seed ^ 2), tensor(&[m, r], seed ^ 3), tensor(&[m], seed ^ 4),
+        ];
+        if half {
+            inputs[1] = inputs[1].converted(DType::Bf16).unwrap();
+        }
+        if gated {
+            inputs.push(tensor(&[r], seed ^ 5));
+        }
+        let s = 1.5;
+        let [tf, nf, mf, rf] = [t, n, m, r].map(|k| k as f64);
+        let mut bounds = vec![
+            bound(n + r, nf * (1.0 + s * rf) + 1.0),
+            bound(m + r, mf * (1.0 + s * rf)),
+            bound(t + m, s * tf * mf),
+            bound(t + n, s * tf * nf),
+            bound(t, tf),
+        ];
+        if gated {
+            bounds.push(bound(t + m + n, s * tf * mf * nf));
+        }
+        near("low_rank", &inputs, &bounds, |x| {
+            low_rank_linear(&x[0], &x[1].detach(), Some(&x[4]), &x[2], &x[3], x.get(5), s as f32)
+        });
+    }
+}
