@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use crate::random::{Purpose, RandomKey, site};
 use crate::tensor::Tensor;
 
-/// Mode, masks, routes, taps and the random address of one forward pass. Never call order: a layer asks for numbers by
+/// Mode, masks, gates, taps and the random address of one forward pass. Never call order: a layer asks for numbers by
 /// its own path, so that recomputation, resumption and paired arms draw the same ones.
 #[derive(Clone, Default)]
 pub struct Context {
@@ -18,9 +18,21 @@ pub struct Context {
     pub step: u64,
     /// Which tokens are real: `[B, T]`, 1 or 0. None: all.
     pub mask: Option<Tensor>,
-    /// Per-sample choice (an adapter, a class gate): `[B]`. None: the same for all.
-    pub route: Option<Tensor>,
+    /// Who uses which groups of gated weights. None: all samples use all.
+    pub gate: Option<Gate>,
     taps: Option<Arc<Taps>>,
+}
+
+/// For weights that are sums of components, some in groups: which groups take part in a pass, and for whom. Made once for
+/// all weights of a model.
+#[derive(Clone)]
+pub struct Gate {
+    /// Each sample's group; a number that is no group's, none.
+    pub route: Vec<u32>,
+    /// The groups that take part, in order.
+    pub groups: Vec<usize>,
+    /// 1 or 0 for each sample and each component that takes part, `[B, r]`.
+    pub open: Tensor,
 }
 
 /// Activations to look at, by path.
@@ -52,9 +64,9 @@ impl Context {
         self
     }
 
-    /// With a per-sample route `[B]`.
-    pub fn with_route(mut self, route: Tensor) -> Self {
-        self.route = Some(route);
+    /// With a gate.
+    pub fn with_gate(mut self, gate: Gate) -> Self {
+        self.gate = Some(gate);
         self
     }
 

@@ -29,7 +29,7 @@ pub mod weights;
 /// What most programs need.
 pub mod prelude {
     pub use crate::accumulate::accumulate;
-    pub use crate::context::Context;
+    pub use crate::context::{Context, Gate};
     pub use crate::device::{Device, Distribution};
     pub use crate::dtype::DType;
     pub use crate::error::{Error, Result};

@@ -45,6 +45,31 @@ impl Partition {
         (self.learngenes + self.tailors * self.groups) * (m + n + 1)
     }
 
+    /// The gate of samples that use the tailors of these groups besides the learngenes; a number that is no group's opens none.
+    ///
+    /// # Errors
+    /// None but those of the device.
+    pub fn gate(&self, route: &[u32], device: &Device) -> Result<Gate> {
+        let mut groups: Vec<usize> = route.iter().map(|g| *g as usize).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        groups.retain(|g| *g < self.groups);
+        let active = self.learngenes + self.tailors * groups.len();
+        let mut open = Vec::with_capacity(route.len() * active);
+        for sample in route {
+            open.resize(open.len() + self.learngenes, 1.0f32);
+            for group in &groups {
+                let own = f32::from(*group == *sample as usize);
+                open.resize(open.len() + self.tailors, own);
+            }
+        }
+        Ok(Gate {
+            route: route.into(),
+            groups,
+            open: Tensor::from_slice(&open, &[route.len(), active], device)?,
+        })
+    }
+
     /// Multiplications for one token at an `m × n` weight: `r(m + n)` of the active components.
     pub fn macs(&self, m: usize, n: usize) -> usize {
         self.active() * (m + n)
@@ -109,18 +134,16 @@ impl Components {
         })
     }
 
-    /// `[B, …, in] → [B, …, out]`. `ctx.route`, u32 `[B]`, says whose tailors each sample uses besides the learngenes; a
-    /// number that is no group's, none. Without a route all components serve all samples.
+    /// `[B, …, in] → [B, …, out]`. `ctx.gate`, of this weight's partition, says whose tailors each sample uses besides the
+    /// learngenes; without one all components serve all samples.
     ///
     /// # Errors
-    /// An x of other than `in` features, a route of another length.
+    /// An x of other than `in` features; a gate for another batch or of another partition.
     pub fn forward(&self, ctx: &Context, x: &Tensor) -> Result<Tensor> {
-        let (groups, gate) = match &ctx.route {
-            None => ((0..self.tailors.len()).collect(), None),
-            Some(route) => self.gate(x, &route.to_vec::<u32>()?)?,
-        };
+        let every: Vec<usize> = (0..self.tailors.len()).collect();
+        let groups = ctx.gate.as_ref().map_or(&every, |gate| &gate.groups);
         let parts: Vec<&Component> = std::iter::once(&self.learngene)
-            .chain(groups.iter().map(|g| &self.tailors[*g]))
+            .chain(groups.iter().filter_map(|g| self.tailors.get(*g)))
             .collect();
         let stack = |field: fn(&Component) -> &Param| -> Result<Tensor> {
             let rows: Vec<Tensor> = parts.iter().map(|c| field(c).tensor()).collect();
@@ -130,37 +153,15 @@ impl Components {
             }
         };
         let mut scale = stack(|c| &c.sigma)?;
-        if let Some(gate) = gate {
-            scale = scale.mul(&gate)?;
+        if let Some(gate) = &ctx.gate {
+            let batch = x.shape().first().copied().unwrap_or(0);
+            (gate.open).expect_shape("components", "the gate", &[batch, scale.len()])?;
+            let mut shape = vec![1; x.rank()];
+            (shape[0], shape[x.rank() - 1]) = (batch, scale.len());
+            scale = scale.mul(&gate.open.reshape(&shape)?)?;
         }
         let inner = x.matmul(&stack(|c| &c.v)?.t()?)?.mul(&scale)?;
         inner.matmul(&stack(|c| &c.u)?)?.add(&self.bias.tensor())
-    }
-
-    /// The groups that take part, in order, and g: 1 on the learngenes and on each sample's own tailors, `[B, 1, …, r]`.
-    fn gate(&self, x: &Tensor, route: &[u32]) -> Result<(Vec<usize>, Option<Tensor>)> {
-        if x.shape().first() != Some(&route.len()) {
-            let detail = format!("a route of {} samples for x {:?}", route.len(), x.shape());
-            return Err(Error::Invalid(format!("components: {detail}")));
-        }
-        let mut groups: Vec<usize> = route.iter().map(|g| *g as usize).collect();
-        groups.sort_unstable();
-        groups.dedup();
-        groups.retain(|g| *g < self.tailors.len());
-        let rank = |c: &Component| c.sigma.len();
-        let mut gate = Vec::new();
-        for sample in route {
-            gate.resize(gate.len() + rank(&self.learngene), 1.0f32);
-            for group in &groups {
-                let open = f32::from(*group == *sample as usize);
-                gate.resize(gate.len() + rank(&self.tailors[*group]), open);
-            }
-        }
-        let mut shape = vec![1; x.rank()];
-        shape[0] = route.len();
-        shape[x.rank() - 1] = gate.len() / route.len().max(1);
-        let gate = Tensor::from_slice(&gate, &shape, x.device())?;
-        Ok((groups, Some(gate)))
     }
 
     /// W for samples of a group, or of none, `[out, in]`.

@@ -75,6 +75,17 @@ impl DitConfig {
         (self.sample_size / self.patch_size.max(1)).pow(2)
     }
 
+    /// Multiplications for one sample: the linears and attention's two products; in components, the active ones'.
+    pub fn macs(&self, partition: Option<&Partition>) -> usize {
+        let (d, tokens) = (self.width(), self.tokens());
+        let pixels = self.patch_size.pow(2);
+        let matrix = |(m, n)| partition.map_or(m * n, |p| p.macs(m, n));
+        let matrices: usize = self.matrices().into_iter().map(matrix).sum();
+        let block = tokens * matrices + 2 * tokens * tokens * d + 6 * d * d;
+        let ends = tokens * pixels * (self.in_channels + self.out_channels) * d;
+        TIME_FEATURES * d + d * d + self.num_layers * block + 2 * d * d + ends
+    }
+
     /// The six matrices of a block that methods decompose or adapt, as (out, in).
     pub fn matrices(&self) -> [(usize, usize); 6] {
         let d = self.width();
@@ -234,6 +245,7 @@ fn zeros(path: &Path, layer: usize, inputs: usize, outputs: usize) -> Result<Lin
 /// A DiT.
 pub struct Dit {
     config: DitConfig,
+    partition: Option<Partition>,
     projection: Linear,
     positions: Tensor,
     conditioning: Conditioning,
@@ -248,7 +260,7 @@ const CONDITIONING: &str = "transformer_blocks.0.norm1.emb";
 
 impl Dit {
     /// A new DiT below `path` (usually the root). With a partition, the six matrices of every block are in components
-    /// (KIND), and `ctx.route` opens the tailors.
+    /// (KIND), and `ctx.gate` opens the tailors.
     ///
     /// # Errors
     /// Sizes that do not divide, or names that are taken.
@@ -282,12 +294,18 @@ impl Dit {
                 p * p * config.out_channels,
             )?,
             config: config.clone(),
+            partition: partition.copied(),
         })
     }
 
     /// The sizes.
     pub fn config(&self) -> &DitConfig {
         &self.config
+    }
+
+    /// How the blocks' matrices are taken apart, if they are.
+    pub fn partition(&self) -> Option<&Partition> {
+        self.partition.as_ref()
     }
 
     /// Noisy samples `[B, C, H, W]`, their time steps and classes (u32 `[B]`; the number of classes stands for none) to the
@@ -321,7 +339,8 @@ impl Dit {
     }
 
     /// Classifier-free guidance (Ho & Salimans 2022): `ε(x, ∅) + s·(ε(x, c) − ε(x, ∅))`, both in one pass of twice the
-    /// batch; a learned variance is the conditional one's. A route holds for the conditional half, the other has none.
+    /// batch; a learned variance is the conditional one's. A gate holds for the conditional half, the other has its learngenes
+    /// alone.
     ///
     /// # Errors
     /// As [`Dit::forward`].
@@ -337,9 +356,9 @@ impl Dit {
         let none = vec![self.config.num_embeds_ada_norm as u32; batch];
         let none = Tensor::from_slice(&none, &[batch], x.device())?;
         let mut ctx = ctx.clone();
-        if let Some(route) = &ctx.route {
-            let shut = Tensor::from_slice(&vec![u32::MAX; batch], &[batch], route.device())?;
-            ctx.route = Some(Tensor::concat(&[route, &shut], 0)?);
+        if let (Some(gate), Some(partition)) = (&ctx.gate, &self.partition) {
+            let route = [&gate.route[..], &vec![u32::MAX; batch]].concat();
+            ctx.gate = Some(partition.gate(&route, x.device())?);
         }
         let both = self.forward(
             &ctx,

@@ -127,7 +127,7 @@ impl Linear {
         Linear(Map::Dense(site))
     }
 
-    /// `[…, in] → […, out]`, with the site's updates; of components, those that `ctx.route` opens.
+    /// `[…, in] → […, out]`, with the site's updates; of components, those that `ctx.gate` opens.
     ///
     /// # Errors
     /// An x of other than `in` features.

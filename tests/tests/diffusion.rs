@@ -90,10 +90,14 @@ fn guidance_of_one_is_the_conditional_answer_and_gates_the_other_half() {
     let (_store, dit) = small(Some(&partition), 4);
     let x = Tensor::randn(&[2, 1, 4, 4], 1, &Device::cpu()).unwrap();
     let (t, labels) = ([3.0, 90.0], ids(&[0, 2]));
-    let own = Context::eval().with_route(ids(&[0, 2]));
+    let gated = |route: &[u32]| {
+        let gate = partition.gate(route, &Device::cpu()).unwrap();
+        Context::eval().with_gate(gate)
+    };
+    let own = gated(&[0, 2]);
     let values = |y: Tensor| y.to_vec::<f32>().unwrap();
     let with = values(dit.forward(&own, &x, &t, &labels).unwrap());
-    let none = Context::eval().with_route(ids(&[9, 9]));
+    let none = gated(&[9, 9]);
     let without = values(dit.forward(&none, &x, &t, &ids(&[3, 3])).unwrap());
     assert_ne!(with, without);
     for scale in [0.0, 1.0, 2.5] {
@@ -124,7 +128,8 @@ fn absent_tailors_get_no_gradient_and_stay() {
     let params = store.trained();
     let mut optimiser = AdamW::new(0.1);
     let mut step = |route: &[u32]| {
-        let ctx = Context::train(0, 0).with_route(ids(route));
+        let gate = partition.gate(route, &Device::cpu()).unwrap();
+        let ctx = Context::train(0, 0).with_gate(gate);
         let xt = process.noised(&x0, &noise, &t).unwrap();
         let out = dit
             .forward(&ctx, &xt, &t.map(|t| t as f32), &ids(&[0, 1, 2]))
@@ -187,7 +192,7 @@ proptest! {
         bias.set(Tensor::randn(&[outputs], seed, &device).unwrap()).unwrap();
         let x = Tensor::randn(&[batch, tokens, inputs], seed + 1, &device).unwrap();
         let route = &route[..batch];
-        let ctx = Context::eval().with_route(Tensor::from_slice(route, &[batch], &device).unwrap());
+        let ctx = Context::eval().with_gate(partition.gate(route, &device).unwrap());
         store.train_only(|_| true);
         let y = map.forward(&ctx, &x).unwrap();
         let dense = |group: Option<usize>, sample: usize| {
@@ -238,7 +243,8 @@ proptest! {
         let (many, one) = (Store::new(&device, seed), Store::new(&device, seed));
         let whole = Partition::new(learngenes, tailors, 3);
         let map = Components::new(&many.at("w"), inputs, outputs, &whole).unwrap();
-        let alone = Components::new(&one.at("w"), inputs, outputs, &Partition { groups: 1, ..whole }).unwrap();
+        let part = Partition { groups: 1, ..whole };
+        let alone = Components::new(&one.at("w"), inputs, outputs, &part).unwrap();
         for (from, to) in [("w.learngene", "w.learngene"), ("w.tailors.2", "w.tailors.0")] {
             for leaf in ["u", "sigma", "v"] {
                 let value = many.get(&format!("{from}.{leaf}")).unwrap().value();
@@ -246,11 +252,12 @@ proptest! {
             }
         }
         let x = Tensor::randn(&[2, 3, inputs], seed, &device).unwrap();
-        let run = |map: &Components, group: u32| {
-            let ctx = Context::eval().with_route(ids(&[group, group]));
+        let run = |map: &Components, partition: &Partition, group: u32| {
+            let gate = partition.gate(&[group, group], &device).unwrap();
+            let ctx = Context::eval().with_gate(gate);
             map.forward(&ctx, &x).unwrap().to_vec::<f32>().unwrap()
         };
-        prop_assert_eq!(run(&map, 2), run(&alone, 0));
+        prop_assert_eq!(run(&map, &whole, 2), run(&alone, &part, 0));
     }
 
     /// Points ±cᵢeᵢ + μ have the mean μ and the covariance diag(2cᵢ²/(2d − 1)); a common rotation changes nothing.
