@@ -15,6 +15,7 @@ use deltaw_models::methods::pissa::Pissa;
 use deltaw_models::methods::randlora::RandLora;
 use deltaw_models::methods::selective::{BitFit, Full, LinearProbe};
 use deltaw_models::methods::snell::Snell;
+use deltaw_models::methods::svdiff::SvDiff;
 use deltaw_models::methods::triadaptlora::TriAdaptLora;
 use deltaw_models::methods::{Adapter, Attached, Method, Targets};
 use deltaw_tests::numbers;
@@ -38,6 +39,7 @@ fn updates() -> Vec<Box<dyn Method>> {
         Box::new(Miss::rank(3)),
         Box::new(RandLora::rank(3)),
         Box::new(TriAdaptLora::target_rank(2)),
+        Box::new(SvDiff::default()),
     ]
 }
 
@@ -109,6 +111,8 @@ fn trained_numbers_are_those_of_the_formulas() {
         matrices * 6 * (3 + 16),
         // Rank 1, and the core's one entry twice.
         sides + 2 * matrices,
+        // As many singular values as the shorter side has rows, and every matrix has a side of 16.
+        matrices * 16,
     ];
     for (method, want) in updates().iter().zip(want) {
         let bert = Bert::new(&Device::cpu());

@@ -41,6 +41,12 @@ impl Normalisation {
         std: [0.3086; 3],
     };
 
+    /// Pixels in [−1, 1], as diffusion models have them.
+    pub const SIGNED: Self = Self {
+        mean: [0.5; 3],
+        std: [0.5; 3],
+    };
+
     /// Mean 0, standard deviation 1: pixels in [0, 1].
     pub const UNIT: Self = Self {
         mean: [0.0; 3],
@@ -132,6 +138,24 @@ impl ImageSet {
     pub fn inverted(mut self) -> Self {
         self.pixels.iter_mut().for_each(|p| *p = 255 - *p);
         self
+    }
+
+    /// Half the side: each pixel the mean of four. An odd row or column at the end is left out.
+    pub fn halved(self) -> Self {
+        let (side, half) = (self.side, self.side / 2);
+        let mut pixels = Vec::with_capacity(self.len() * self.channels * half * half);
+        for plane in self.pixels.chunks((side * side).max(1)) {
+            let at = |y: usize, x: usize| u16::from(plane[y * side + x]);
+            for (y, x) in (0..half * half).map(|i| (2 * (i / half), 2 * (i % half))) {
+                let sum = at(y, x) + at(y, x + 1) + at(y + 1, x) + at(y + 1, x + 1);
+                pixels.push(((sum + 2) / 4) as u8);
+            }
+        }
+        Self {
+            side: half,
+            pixels,
+            ..self
+        }
     }
 
     /// Framed by pixels of value `fill` to a larger side, MNIST's 28 to 32 for instance; what cannot be
@@ -288,6 +312,9 @@ mod tests {
         assert_eq!(framed.pixels.len(), 50);
         assert!(grey().padded(1, 0).is_err());
         assert_eq!(grey().inverted().pixels[..2], [255, 204]);
+        // (0 + 51 + 102 + 153)/4 and (255 + 204)/4, rounded.
+        let half = grey().halved();
+        assert_eq!((half.side, half.pixels), (1, vec![77, 115]));
         let second = grey().subset(&[1]).unwrap();
         assert_eq!(
             (second.pixels.as_slice(), second.sources.as_slice()),

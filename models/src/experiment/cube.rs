@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
+use super::picture::Picture;
 
 /// The name of the metric that counts what an arm trained; the report draws the others against it.
 pub const TRAINABLE: &str = "trainable parameters";
@@ -137,6 +138,9 @@ pub struct Cell {
     pub curves: BTreeMap<String, Vec<(u64, f64)>>,
     /// Named heat maps.
     pub matrices: BTreeMap<String, Matrix>,
+    /// Named pictures, for the report alone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pictures: BTreeMap<String, Picture>,
 }
 
 impl Cell {
@@ -185,6 +189,12 @@ impl Cell {
     /// Adds a heat map.
     pub fn matrix(mut self, name: impl Into<String>, matrix: Matrix) -> Self {
         self.matrices.insert(name.into(), matrix);
+        self
+    }
+
+    /// Adds a picture.
+    pub fn picture(mut self, name: impl Into<String>, picture: Picture) -> Self {
+        self.pictures.insert(name.into(), picture);
         self
     }
 

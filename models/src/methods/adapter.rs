@@ -20,6 +20,7 @@ use super::miss::Miss;
 use super::pissa::Pissa;
 use super::randlora::RandLora;
 use super::snell::Snell;
+use super::svdiff::SvDiff;
 use super::triadaptlora::TriAdaptLora;
 use super::{Attached, Method, Targets};
 
@@ -176,6 +177,7 @@ impl Adapter {
                 values: self.parsed("values")?,
                 targets,
             })),
+            (Some("SVDIFF"), _) => Ok(Box::new(SvDiff { targets })),
             (Some("RANDLORA"), _) => Ok(Box::new(RandLora {
                 rank,
                 alpha: self.number("randlora_alpha", 640.0) as f32,
@@ -194,7 +196,7 @@ impl Adapter {
                 ..TriAdaptLora::target_rank(self.number("target_r", 8.0) as usize)
             })),
             (other, _) => Err(refuse(format!(
-                "peft_type {other:?}; LORA, ADALORA, MISS, SNELL, RANDLORA and TRIADAPTLORA are read"
+                "peft_type {other:?}; LORA, ADALORA, MISS, SNELL, SVDIFF, RANDLORA and TRIADAPTLORA are read"
             ))),
         }
     }

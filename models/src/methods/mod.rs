@@ -17,6 +17,7 @@ pub mod produced;
 pub mod randlora;
 pub mod selective;
 pub mod snell;
+pub mod svdiff;
 pub mod targets;
 pub mod triadaptlora;
 

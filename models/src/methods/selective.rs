@@ -15,6 +15,9 @@ pub struct LinearProbe;
 /// Only biases and the head train (Ben Zaken et al. 2022).
 pub struct BitFit;
 
+/// Only tailors of weights in [`crate::components`] train, as KIND is taken to new classes (Xie et al. 2024).
+pub struct Tailors;
+
 struct Chosen(Adapted);
 
 impl Attached for Chosen {
@@ -51,6 +54,18 @@ impl Method for LinearProbe {
 
     fn attach(&self, store: &Store, heads: &[&str]) -> Result<Box<dyn Attached>> {
         Ok(choose(store, heads, "LINEAR_PROBE", |_| false))
+    }
+}
+
+impl Method for Tailors {
+    fn name(&self) -> String {
+        "tailors".into()
+    }
+
+    fn attach(&self, store: &Store, heads: &[&str]) -> Result<Box<dyn Attached>> {
+        Ok(choose(store, heads, "TAILORS", |name| {
+            name.contains(".tailors.")
+        }))
     }
 }
 

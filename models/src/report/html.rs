@@ -69,6 +69,7 @@ pub(super) fn page(report: &Report, cube: &Cube) -> Result<String> {
         "spots": spots(report, &arms)?,
         "curves": curves(cube, &arms, &groups)?,
         "heat_maps": heat_maps(report, &arms)?,
+        "pictures": pictures(cube, &arms),
         "figures": figures(report),
         "sweeps": sweeps(report),
         "record": report.record.as_ref().map(|r| r.in_words()),
@@ -267,6 +268,18 @@ fn heat_maps(report: &Report, arms: &[String]) -> Result<Vec<Plot>> {
         })?);
     }
     Ok(plots)
+}
+
+/// Pictures arm by arm, as they stand in the cells.
+fn pictures(cube: &Cube, arms: &[String]) -> Vec<serde_json::Value> {
+    let mut all = vec![];
+    for arm in arms {
+        for (id, cell) in cube.cells().filter(|(id, _)| id.arm == *arm) {
+            let shown = |picture| json!({ "place": id.to_string(), "picture": picture });
+            all.extend(cell.pictures.values().map(shown));
+        }
+    }
+    all
 }
 
 /// The paper's figures with ours of the same arm.

@@ -65,6 +65,15 @@ pub trait Task {
     /// # Errors
     /// A base that does not fit the task.
     fn model(&self, seed: u64) -> Result<Box<dyn Scored + '_>>;
+
+    /// The same for one arm, where arms start from different bases.
+    ///
+    /// # Errors
+    /// As [`Task::model`].
+    fn model_of(&self, arm: &str, seed: u64) -> Result<Box<dyn Scored + '_>> {
+        let _ = arm;
+        self.model(seed)
+    }
 }
 
 /// A model that is fine-tuned and tested.
@@ -103,7 +112,7 @@ struct One<'a> {
 impl One<'_> {
     /// Fine-tunes a new copy of the base and scores it: a cell for each part.
     fn run(&self, task: &dyn Task, parts: &[Part], stage: &mut Stage<'_>) -> Result<Vec<Cell>> {
-        let model = task.model(self.seed)?;
+        let model = task.model_of(&self.method.name(), self.seed)?;
         let learner = model.learner();
         let mut attached = self.method.attach(learner.store(), task.heads())?;
         let curve = fit(stage, learner, Some(&mut *attached), self.recipe, self.seed)?;

@@ -6,10 +6,12 @@
 //! loss = task + penalty;  backward;  clip;  optimiser;  the method's after_step with the same gradients
 //! ```
 
+mod average;
 pub mod base;
 pub mod causal;
 pub mod classify;
 pub mod comparison;
+pub mod denoise;
 pub mod english;
 pub mod masked;
 pub mod pictures;
@@ -24,12 +26,15 @@ use crate::data::order::Order;
 use crate::experiment::{Error, Result, Stage, emulated};
 use crate::methods::Attached;
 
+use average::Average;
 pub use base::Base;
 pub use causal::{Completion, Pretrained};
 pub use classify::Classification;
 pub use comparison::{Comparison, Task};
+pub use denoise::Denoiser;
 pub use masked::MaskedLm;
 pub use pictures::Seer;
+use state::State;
 
 impl From<DataError> for Error {
     fn from(error: DataError) -> Self {
@@ -50,6 +55,9 @@ pub struct Recipe {
     pub weight_decay: f32,
     /// Global norm that gradients are clipped to.
     pub clip: f32,
+    /// Decay of the parameters' moving average, which takes their place in the end; None leaves the last step's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub average: Option<f32>,
 }
 
 impl Recipe {
@@ -61,6 +69,7 @@ impl Recipe {
             learning_rate,
             weight_decay: 0.0,
             clip: 1.0,
+            average: None,
         }
     }
 }
@@ -109,12 +118,19 @@ pub fn fit(
         warmup: recipe.steps / 10,
         total: recipe.steps,
     };
+    let mut average = recipe.average.map(|decay| Average::new(decay, &params));
     let mut curve = Curve::new();
     let mut begin = 0;
     if method.is_none()
         && let Some(kept) = stage.resume()
     {
-        (begin, curve) = state::restore(&kept, &params, &mut optimiser, &mut order)?;
+        let state = State {
+            params: &params,
+            optimiser: &mut optimiser,
+            order: &mut order,
+            average: average.as_mut(),
+        };
+        (begin, curve) = state.restore(&kept)?;
     }
     for step in begin..recipe.steps {
         let items = order.next_batch(recipe.batch);
@@ -139,6 +155,9 @@ pub fn fit(
         if let Some(method) = &mut method {
             method.after_step(step, recipe.steps, &grads)?;
         }
+        if let Some(average) = &mut average {
+            average.follow(step, &params)?;
+        }
         if step == begin {
             emulated::end_checks()?;
         }
@@ -150,9 +169,18 @@ pub fn fit(
             stage.check()?;
         } else {
             stage.step(step + 1, recipe.steps, || {
-                state::keep(step + 1, &curve, &params, &optimiser, &order)
+                let state = State {
+                    params: &params,
+                    optimiser: &mut optimiser,
+                    order: &mut order,
+                    average: average.as_mut(),
+                };
+                state.keep(step + 1, &curve)
             })?;
         }
+    }
+    if let Some(average) = average {
+        average.install(&params)?;
     }
     Ok(curve)
 }

@@ -56,6 +56,49 @@ impl Seer {
     }
 }
 
+/// What a model sees in pictures.
+pub struct Seen {
+    /// The class token's last state, `[B, d]`: what the classifier reads.
+    pub features: Tensor,
+    /// Four numbers of every patch's last state, `[B, 4·patches]`: what is where.
+    pub map: Tensor,
+    /// The most likely classes.
+    pub classes: Vec<u32>,
+}
+
+impl Seer {
+    /// Looks at pictures `[B, C, H, W]` of pixels in [−1, 1].
+    ///
+    /// # Errors
+    /// Pictures of another size than the model's.
+    pub fn look(&self, pixels: &Tensor) -> Result<Seen> {
+        let (store, channels) = (Store::new(&self.device, 0), self.config.num_channels);
+        let classes = self.weights.get("classifier.bias").map_or(0, Tensor::len);
+        let vit = Vit::new(&store.at("vit"), &self.config)?;
+        let head = ImageHead::new(&store.root(), &self.config, classes)?;
+        store.load(&self.weights, |_| true)?;
+        // (x/2 + 1/2 − mean)/std.
+        let Normalisation { mean, std } = Normalisation::EMOJI;
+        let along = |f: &dyn Fn(usize) -> f32| {
+            let values: Vec<f32> = (0..channels).map(f).collect();
+            Tensor::from_slice(&values, &[1, channels, 1, 1], &self.device)
+        };
+        let scale = along(&|c| 0.5 / std[c])?;
+        let shift = along(&|c| (0.5 - mean[c]) / std[c])?;
+        no_grad(|| {
+            let hidden = vit.forward(&Context::eval(), &pixels.mul(&scale)?.add(&shift)?)?;
+            let (batch, patches) = (hidden.shape()[0], self.config.patches());
+            let said = head.forward(&Context::eval(), &hidden)?.argmax()?;
+            Ok(Seen {
+                features: hidden.narrow(1, 0, 1)?.squeeze(1)?,
+                map: (hidden.narrow(1, 1, patches)?.narrow(2, 0, 4)?)
+                    .reshape(&[batch, 4 * patches])?,
+                classes: said.to_vec::<u32>()?,
+            })
+        })
+    }
+}
+
 /// The vision transformer that papers share, three blocks of width 96, taught the groups of Noto's emoji.
 ///
 /// # Errors

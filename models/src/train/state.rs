@@ -1,5 +1,5 @@
-//! Where a training run stands, as one safetensors file: parameters, both moments of the optimiser, the place in the data
-//! and the curve so far.
+//! Where a training run stands, as one safetensors file: parameters with their average, both moments of the optimiser, the
+//! place in the data and the curve so far.
 
 use deltaw_engine::checkpoint;
 use deltaw_engine::optim::AdamW;
@@ -7,6 +7,7 @@ use deltaw_engine::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Curve;
+use super::average::Average;
 use crate::data::order::{Cursor, Order};
 use crate::experiment::{Error, Result};
 
@@ -19,49 +20,59 @@ struct Position {
     curve: Curve,
 }
 
-/// The state after `step` steps.
-pub(super) fn keep(
-    step: u64,
-    curve: &Curve,
-    params: &[Param],
-    optimiser: &AdamW,
-    order: &Order,
-) -> Result<Vec<u8>> {
-    let position = Position {
-        step,
-        cursor: order.cursor(),
-        curve: curve.clone(),
-    };
-    let json = serde_json::to_vec(&position).map_err(Error::other)?;
-    let mut weights = optimiser.state(params)?;
-    weights.insert(
-        PLACE,
-        Tensor::from_slice(&json, &[json.len()], &Device::cpu())?,
-    );
-    for param in params {
-        weights.insert(format!("value.{}", param.name()), param.value());
-    }
-    Ok(checkpoint::to_bytes(&weights)?)
+/// All that a run goes on from.
+pub(super) struct State<'a> {
+    pub params: &'a [Param],
+    pub optimiser: &'a mut AdamW,
+    pub order: &'a mut Order,
+    pub average: Option<&'a mut Average>,
 }
 
-/// Puts everything back where it was; returns the steps taken and the curve.
-pub(super) fn restore(
-    bytes: &[u8],
-    params: &[Param],
-    optimiser: &mut AdamW,
-    order: &mut Order,
-) -> Result<(u64, Curve)> {
-    let weights = checkpoint::from_file_bytes("the checkpoint of this stage", bytes)?;
-    let missing =
-        |name: &str| Error::Invalid(format!("the checkpoint of this stage has no `{name}`"));
-    let place = weights.get(PLACE).ok_or_else(|| missing(PLACE))?;
-    let position: Position =
-        serde_json::from_slice(&place.to_vec::<u8>()?).map_err(Error::other)?;
-    for param in params {
-        let name = format!("value.{}", param.name());
-        param.set(weights.get(&name).ok_or_else(|| missing(&name))?.clone())?;
+impl State<'_> {
+    /// As it is after `step` steps.
+    pub fn keep(&self, step: u64, curve: &Curve) -> Result<Vec<u8>> {
+        let position = Position {
+            step,
+            cursor: self.order.cursor(),
+            curve: curve.clone(),
+        };
+        let json = serde_json::to_vec(&position).map_err(Error::other)?;
+        let mut weights = self.optimiser.state(self.params)?;
+        weights.insert(
+            PLACE,
+            Tensor::from_slice(&json, &[json.len()], &Device::cpu())?,
+        );
+        for param in self.params {
+            weights.insert(format!("value.{}", param.name()), param.value());
+        }
+        if let Some(average) = &self.average {
+            for (param, value) in self.params.iter().zip(average.values()) {
+                weights.insert(format!("average.{}", param.name()), value.clone());
+            }
+        }
+        Ok(checkpoint::to_bytes(&weights)?)
     }
-    optimiser.load_state(params, &weights)?;
-    order.seek(position.cursor)?;
-    Ok((position.step, position.curve))
+
+    /// Puts everything back where it was; returns the steps taken and the curve.
+    pub fn restore(self, bytes: &[u8]) -> Result<(u64, Curve)> {
+        let weights = checkpoint::from_file_bytes("the checkpoint of this stage", bytes)?;
+        let of = |kind: &str, name: &str| {
+            let name = format!("{kind}{name}");
+            weights.get(&name).cloned().ok_or_else(|| {
+                Error::Invalid(format!("the checkpoint of this stage has no `{name}`"))
+            })
+        };
+        let place = of("", PLACE)?.to_vec::<u8>()?;
+        let position: Position = serde_json::from_slice(&place).map_err(Error::other)?;
+        for param in self.params {
+            param.set(of("value.", param.name())?)?;
+        }
+        if let Some(average) = self.average {
+            let values = self.params.iter().map(|p| of("average.", p.name()));
+            average.restore(values.collect::<Result<_>>()?);
+        }
+        self.optimiser.load_state(self.params, &weights)?;
+        self.order.seek(position.cursor)?;
+        Ok((position.step, position.curve))
+    }
 }

@@ -31,19 +31,16 @@ fn model<'a>(tokenizer: &Tokenizer, stream: &'a Stream) -> MaskedLm<'a> {
 }
 
 /// Takes the steps as [`fit`] does.
-fn steps(
-    model: &MaskedLm,
-    optimiser: &mut AdamW,
-    order: &mut Order,
-    range: std::ops::Range<u64>,
-) -> Vec<f64> {
-    let params = model.store().trained();
+fn steps(model: &MaskedLm, state: &mut State, range: std::ops::Range<u64>) -> Vec<f64> {
+    let params = state.params;
     range
         .map(|step| {
-            let items = order.next_batch(5);
+            let items = state.order.next_batch(5);
             let loss = model.loss(&Context::train(3, step), &items, step).unwrap();
             let grads = backward(&loss).unwrap();
-            optimiser.step(&params, &grads, 3e-3).unwrap();
+            state.optimiser.step(params, &grads, 3e-3).unwrap();
+            let average = state.average.as_mut().unwrap();
+            average.follow(step, params).unwrap();
             loss.item().unwrap()
         })
         .collect()
@@ -53,29 +50,56 @@ fn steps(
 fn a_kept_state_goes_on_to_the_same_bits() {
     let tokenizer = Tokenizer::bytes().unwrap();
     let stream = stream(&tokenizer);
+    /// What a run holds besides its model.
+    struct Held(Vec<Param>, AdamW, Order, Average);
+    impl Held {
+        fn new(model: &MaskedLm) -> Self {
+            let params = model.store().trained();
+            let average = Average::new(0.9, &params);
+            Held(
+                params,
+                AdamW::new(0.01),
+                model.order(3, 5).unwrap(),
+                average,
+            )
+        }
+
+        fn state(&mut self) -> State<'_> {
+            State {
+                params: &self.0,
+                optimiser: &mut self.1,
+                order: &mut self.2,
+                average: Some(&mut self.3),
+            }
+        }
+
+        fn averages(&self) -> Vec<Vec<f32>> {
+            let values = self.3.values().iter();
+            values.map(|v| v.to_vec::<f32>().unwrap()).collect()
+        }
+    }
     let start = || {
         let model = model(&tokenizer, &stream);
-        let order = model.order(3, 5).unwrap();
-        (model, AdamW::new(0.01), order)
+        let held = Held::new(&model);
+        (model, held)
     };
-    let (whole, mut optimiser, mut order) = start();
-    let all = steps(&whole, &mut optimiser, &mut order, 0..30);
+    let (model, mut whole) = start();
+    let all = steps(&model, &mut whole.state(), 0..30);
 
-    let (first, mut optimiser, mut order) = start();
-    let mut losses = steps(&first, &mut optimiser, &mut order, 0..17);
-    let params = first.store().trained();
+    let (model, mut first) = start();
+    let mut losses = steps(&model, &mut first.state(), 0..17);
     let curve = vec![(0, losses[0])];
-    let kept = state::keep(17, &curve, &params, &optimiser, &order).unwrap();
+    let kept = first.state().keep(17, &curve).unwrap();
 
-    let (second, mut optimiser, mut order) = start();
-    let params = second.store().trained();
-    let (step, curve_again) = state::restore(&kept, &params, &mut optimiser, &mut order).unwrap();
+    let (model, mut second) = start();
+    let (step, curve_again) = second.state().restore(&kept).unwrap();
     assert_eq!((step, curve_again), (17, curve));
-    losses.extend(steps(&second, &mut optimiser, &mut order, step..30));
+    losses.extend(steps(&model, &mut second.state(), step..30));
     assert_eq!(losses, all);
+    assert_eq!(second.averages(), whole.averages());
     assert!(losses[29] < losses[0] - 1.0, "it learns: {losses:?}");
 
-    let cut = state::restore(&kept[..kept.len() / 2], &params, &mut optimiser, &mut order);
+    let cut = second.state().restore(&kept[..kept.len() / 2]);
     assert!(cut.unwrap_err().to_string().contains("checkpoint"));
 }
 

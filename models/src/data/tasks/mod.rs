@@ -15,6 +15,7 @@
 //! | `emoji-subgroup-{…}` | the emoji's subgroup | 98 |
 
 pub mod arithmetic;
+pub mod kinds;
 pub mod lexical;
 pub mod pictures;
 pub mod reviews;
