@@ -46,6 +46,23 @@ fn dit_is_that_of_diffusers() {
 }
 
 #[test]
+fn multiplications_are_those_of_the_matrices() {
+    // Two patches a side of 2×2 grey pixels: 4 tokens of width 32.
+    let config = DitConfig::small(4, 2, 1, 32, 3, 5);
+    let (d, tokens) = (32, 4);
+    // Timestep and modulations for a sample; patches in and out, six matrices and two products of attention for tokens.
+    let whole = 256 * d + d * d + 2 * d * d + 2 * tokens * 4 * d;
+    let block = 6 * d * d + 2 * tokens * tokens * d;
+    assert_eq!(config.macs(None), whole + 3 * (block + tokens * 12 * d * d));
+    let partition = Partition::new(3, 2, 5);
+    let thin = (3 + 2) * (4 * 2 * d + 2 * 5 * d);
+    assert_eq!(
+        config.macs(Some(&partition)),
+        whole + 3 * (block + tokens * thin)
+    );
+}
+
+#[test]
 fn embedders_that_differ_are_refused() {
     let fixture = Fixture::open("dit", &Device::cpu());
     let mut weights = fixture.weights.clone();

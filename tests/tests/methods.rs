@@ -150,6 +150,25 @@ fn trained_numbers_are_those_of_the_formulas() {
 }
 
 #[test]
+fn spectral_shifts_stop_at_zero() {
+    let store = Store::new(&Device::cpu(), 0);
+    let weight = (store.add("w.weight", Tensor::from([[0.0, 3.0], [-1.0, 0.0]]))).unwrap();
+    store.add_site(Site::linear("w", Role::Query, 0, &weight, None));
+    SvDiff::default().attach(&store, &[]).unwrap();
+    let shift = store.get("w.spectral_shift").unwrap();
+    shift.set(Tensor::from([1.0, -2.0])).unwrap();
+    let site = &store.sites()[0];
+    let y = (site.forward(&Context::eval(), &Tensor::from([[1.0, 2.0]]))).unwrap();
+    // Singular values 3 and 1 become 4 and max(1 − 2, 0): W′ = [[0, 4], [0, 0]].
+    let rounding = 8.0 * f64::from(f32::EPSILON);
+    close("y", &y.to_vec::<f64>().unwrap(), &[8.0, 0.0], 8.0);
+    let grads = backward(&y.sum_all().unwrap()).unwrap();
+    // ∂y/∂δ₁ = x₂, and nothing below zero.
+    let got = grads.get(shift.id()).unwrap().to_vec::<f64>().unwrap();
+    assert!((got[0] - 2.0).abs() <= rounding && got[1] == 0.0, "{got:?}");
+}
+
+#[test]
 fn a_new_update_changes_nothing() {
     for method in updates() {
         let bert = Bert::new(&Device::cpu());
@@ -554,7 +573,7 @@ fn foreign_adapters_and_impossible_settings_are_refused_with_reasons() {
     for (adapter, reason) in [
         (
             changed(&|a| a.config["peft_type"] = "IA3".into()),
-            "LORA, ADALORA, MISS, SNELL, RANDLORA and TRIADAPTLORA are read",
+            "LORA, ADALORA, MISS, SNELL, SVDIFF, RANDLORA and TRIADAPTLORA are read",
         ),
         (
             changed(&|a| a.config["target_modules"] = "all-linear".into()),

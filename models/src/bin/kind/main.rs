@@ -203,7 +203,7 @@ fn arms() -> Vec<Arm> {
         dense(LORA, twin, all, Box::new(Lora::rank(20))),
         dense("dora r=20", twin, all, Box::new(Dora::rank(20))),
         dense("pissa r=20", twin, all, Box::new(Pissa::rank(20))),
-        dense("svdiff", twin, all, Box::new(SvDiff::default())),
+        dense("svdiff", twin, all, Box::<SvDiff>::default()),
         dense(
             "lora r=20, thrifty twin",
             Some(Ancestor::Thrifty),

@@ -163,6 +163,9 @@ pub struct Base {
     pub updates: Vec<usize>,
 }
 
+/// Whose tailors a kind is given, of how many groups.
+type Group = fn(u32, u32) -> u32;
+
 /// What pre-training leaves beside its weights.
 #[derive(Serialize, Deserialize)]
 struct Trained {
@@ -211,43 +214,33 @@ pub fn pretrain(
         Ok(Trained { curve, updates })
     })?;
     let weights = checkpoint::load(&stage.artefact(WEIGHTS))?;
-    let test = &seen.splits.test;
-    let groups = setup.partition.groups as u32;
-    let others: [(&str, fn(u32, u32) -> u32); 2] = match ancestor {
-        Ancestor::Kind => [
-            ("kind without tailors", |_, _| u32::MAX),
-            ("kind with another kind's tailors", |kind, groups| {
-                (kind + 1) % groups
-            }),
-        ],
-        _ => [("", |_, _| 0); 2],
-    };
-    let others: Vec<_> = others
-        .into_iter()
-        .filter(|(name, _)| !name.is_empty())
+    // KIND also without tailors, and with another kind's.
+    let mut tests: Vec<(&str, Option<Group>)> = vec![(ancestor.name(), None)];
+    if ancestor == Ancestor::Kind {
+        tests.push(("kind without tailors", Some(|_, _| u32::MAX)));
+        tests.push((
+            "kind with another kind's tailors",
+            Some(|kind, groups| (kind + 1) % groups),
+        ));
+    }
+    let ids: Vec<CellId> = (tests.iter())
+        .map(|(name, _)| CellId::new(*name, "seen kinds", seed))
         .collect();
-    let names = std::iter::once(ancestor.name()).chain(others.iter().map(|(name, _)| *name));
-    let ids: Vec<CellId> = names
-        .map(|name| CellId::new(name, "seen kinds", seed))
-        .collect();
-    run.cells(
-        "test on seen kinds",
-        &ids,
-        &(stage.id(), setup.levels),
-        |cells| {
-            let denoiser = new(test, 0)?;
-            denoiser.store.load(&weights, |_| true)?;
-            let mut scores = vec![denoiser.held_out_own(cells, test, setup.levels)?];
-            for (_, group) in &others {
-                scores.push(
-                    denoiser.held_out(cells, test, setup.levels, |kind| group(kind, groups))?,
-                );
-            }
-            let mut all: Vec<Cell> = scores.into_iter().map(scored).collect();
-            all[0] = std::mem::take(&mut all[0]).curve("pre-training loss", stage.curve.clone());
-            Ok(all)
-        },
-    )?;
+    let (set, levels) = (&seen.splits.test, setup.levels);
+    run.cells("test on seen kinds", &ids, &(stage.id(), levels), |cells| {
+        let denoiser = new(set, 0)?;
+        denoiser.store.load(&weights, |_| true)?;
+        let groups = setup.partition.groups as u32;
+        let mut all = vec![];
+        for (_, group) in &tests {
+            all.push(scored(match group {
+                None => denoiser.held_out_own(cells, set, levels)?,
+                Some(group) => denoiser.held_out(cells, set, levels, |kind| group(kind, groups))?,
+            }));
+        }
+        all[0] = std::mem::take(&mut all[0]).curve("pre-training loss", stage.curve.clone());
+        Ok(all)
+    })?;
     Ok(Base {
         weights,
         id: stage.id().to_owned(),
