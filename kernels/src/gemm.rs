@@ -311,14 +311,17 @@ impl Gemm {
             }
         }
         if let Some(chunk) = self.split {
-            let whole = chunk > 0 && chunk.is_multiple_of(64) && self.k.div_ceil(chunk) <= 65_535;
+            let whole = chunk > 0
+                && chunk.is_multiple_of(split::LEAST_CHUNK)
+                && self.k.div_ceil(chunk) <= 65_535;
             let bare = self.bias.is_none() && self.residual.is_none() && self.extension.is_none();
             let raw = self.activation == Activation::Identity && self.output == Output::F32;
             let dense = self.y.stride == self.n && self.y.batch_stride == self.m * self.n;
             if !(whole && bare && raw && dense) {
                 return error(format!(
-                    "k = {} in parts of {chunk}: wanted multiples of 64, and raw sums in f32 without gaps or anything around them",
-                    self.k
+                    "k = {} in parts of {chunk}: wanted multiples of {}, and raw sums in f32 without gaps or anything around them",
+                    self.k,
+                    split::LEAST_CHUNK
                 ));
             }
         }

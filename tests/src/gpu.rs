@@ -3,9 +3,8 @@
 use std::fmt::Display;
 use std::sync::OnceLock;
 
+use deltaw_benches::compare::{self, swept};
 use deltaw_engine::prelude::*;
-
-use crate::numbers;
 
 /// Set to `cuda`, the tests of the CUDA backend run on the machine's own GPU and driver.
 const CHOICE: &str = "DELTAW_TEST_DEVICE";
@@ -68,8 +67,7 @@ pub fn gpu() -> &'static Gpu {
 /// # Panics
 /// It cannot be made.
 pub fn tensor(shape: &[usize], seed: u64) -> Tensor {
-    let count = shape.iter().product();
-    Tensor::from_slice(&numbers(count, seed), shape, &Device::cpu()).unwrap()
+    compare::tensor(shape, seed).unwrap()
 }
 
 /// The same function of the same tensors on the CPU and on the device; a fault is told in the driver's words.
@@ -90,29 +88,7 @@ pub fn both<T>(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<T>) -> [T; 2] 
 /// # Panics
 /// An error.
 pub fn values(x: &Tensor) -> Vec<f32> {
-    x.converted(DType::F32)
-        .and_then(|x| x.to_vec::<f32>())
-        .unwrap_or_else(|e| gpu().fail(e))
-}
-
-/// Value and gradients of a function of trained tensors, for a fixed incoming gradient.
-fn swept(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Result<Vec<Tensor>> {
-    let inputs: Vec<Tensor> = inputs
-        .iter()
-        .map(|x| {
-            if x.dtype() == DType::F32 {
-                x.trained()
-            } else {
-                x.clone()
-            }
-        })
-        .collect();
-    let y = f(&inputs)?;
-    let dy = Tensor::from_slice(&numbers(y.len(), 77), y.shape(), y.device())?;
-    let grads = backward_with(&y, dy)?;
-    let mut all = vec![y.detach()];
-    all.extend(inputs.iter().filter_map(|x| grads.of(x).cloned()));
-    Ok(all)
+    compare::values(x).unwrap_or_else(|e| gpu().fail(e))
 }
 
 /// Value and gradients (of the f32 inputs that have one) on the device within `bounds` of the CPU's, one bound each.

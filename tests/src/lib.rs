@@ -4,25 +4,12 @@ pub mod fixture;
 pub mod gpu;
 pub mod small;
 
+pub use deltaw_benches::compare::numbers;
 use deltaw_engine::cpu::threads;
 use deltaw_engine::prelude::*;
 
 /// A function under test.
 pub type Function<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
-
-/// Numbers in [−1, 1) that f32 holds exactly, a fixed function of the seed.
-pub fn numbers(count: usize, seed: u64) -> Vec<f32> {
-    let mix = |i: u64| {
-        let mut x =
-            (i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ seed.wrapping_mul(0xD6E8_FEB8_6659_FD93);
-        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        x ^ (x >> 31)
-    };
-    (0..count as u64)
-        .map(|i| (mix(i) >> 40) as f32 / (1 << 23) as f32 - 1.0)
-        .collect()
-}
 
 /// Numbers in (−1, 1) of which any two lie 2/count apart: no ties, and none within the reach of a difference.
 pub fn distinct(count: usize, seed: u64) -> Vec<f32> {

@@ -4,7 +4,7 @@
 use deltaw_engine::ops::linear::linear_stored;
 use deltaw_engine::ops::low_rank::low_rank_linear;
 use deltaw_engine::prelude::*;
-use deltaw_tests::gpu::{near, tensor};
+use deltaw_tests::gpu::{Gpu, near, tensor};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
 
@@ -71,5 +71,35 @@ proptest! {
         near("low_rank", &inputs, &bounds, |x| {
             low_rank_linear(&x[0], &x[1].detach(), Some(&x[4]), &x[2], &x[3], x.get(5), s as f32)
         });
+    }
+}
+
+/// With tf32 a product differs from the exact one, by what cutting both factors to 11 bits may make.
+#[test]
+fn tf32_is_asked_for() {
+    let gpu = Gpu::new();
+    let cuda = gpu.device.as_cuda().unwrap();
+    let [a, b] = [1, 2].map(|seed| tensor(&[96, 128], seed).to_device(&gpu.device).unwrap());
+    let product = || {
+        let y = a.matmul_t(&b, false, true).and_then(|y| y.to_vec::<f32>());
+        y.unwrap_or_else(|e| gpu.fail(e))
+    };
+    let exact = product();
+    cuda.set_tf32(true);
+    let cut = product();
+    cuda.set_tf32(false);
+    assert_eq!(product(), exact);
+    assert_ne!(cut, exact);
+    let [a, b] = [&a, &b].map(|x| x.abs().unwrap());
+    let size = a
+        .matmul_t(&b, false, true)
+        .unwrap()
+        .to_vec::<f32>()
+        .unwrap();
+    // Each factor by less than 2⁻¹⁰, and 128 sums on each side.
+    let allowed = 2f64.powi(-9) + 2f64.powi(-20) + 2.0 * 130.0 * U;
+    for ((cut, exact), size) in cut.iter().zip(&exact).zip(&size) {
+        let error = f64::from((cut - exact).abs());
+        assert!(error <= allowed * f64::from(*size), "{cut} for {exact}");
     }
 }

@@ -59,6 +59,9 @@ struct Arguments {
     /// cpu, cuda, or with the feature `emulated` emulated, whose times say nothing of a GPU.
     #[arg(long, default_value = "cpu")]
     device: experiment::Device,
+    /// Let a GPU's tensor cores make the products, of factors rounded to 11 bits.
+    #[arg(long)]
+    tf32: bool,
     /// Instruction set: scalar, avx2 or avx512; the widest that the CPU has unless given.
     #[arg(long)]
     isa: Option<simd::Isa>,
@@ -105,6 +108,9 @@ fn run(args: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         rank: args.rank,
     };
     let device = environment::open(args.device)?;
+    if let Some(cuda) = device.as_cuda() {
+        cuda.set_tf32(args.tf32);
+    }
     let finish = || device.as_cuda().map_or(Ok(()), Cuda::synchronize);
     let before = memory::resident_mib();
     let mut subject = Subject::new(args.model, args.method, sizes, &device)?;
@@ -151,7 +157,7 @@ fn run(args: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         .as_cuda()
         .map(|cuda| rounded(cuda.peak_bytes() as f64 / f64::from(1 << 20)));
     let line = json!({
-        "device": environment::name(args.device), "peak_device_mib": peak_device,
+        "device": environment::name(args.device), "tf32": args.tf32, "peak_device_mib": peak_device,
         "program": "deltaw", "model": name(args.model), "method": name(args.method),
         "batch": args.batch, "seq": args.seq, "dim": args.dim, "layers": args.layers, "heads": sizes.heads,
         "rank": args.rank, "threads": threads::threads(), "isa": simd::isa().name(),

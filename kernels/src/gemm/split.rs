@@ -25,6 +25,8 @@ const TEMPLATE: Template = Template {
 
 /// Threads of a block of the second pass.
 const THREADS: u32 = 128;
+/// A part of k is a multiple of it, as every tile's k divides it.
+pub(super) const LEAST_CHUNK: usize = 64;
 /// The most parts of k: the second pass reads as many matrices.
 const MOST_PARTS: usize = 64;
 /// Clocks before a tile's first product and after its last, of a second launch, and bytes that a multiprocessor moves in a
@@ -95,11 +97,11 @@ impl Gemm {
             let whole = Plan { tile, chunk: None };
             let blocks = self.batch * self.m.div_ceil(tile.m) * self.n.div_ceil(tile.n);
             let splittable = self.extension.is_none() && elements < 1 << 31;
-            // As many parts as fill the multiprocessors once, twice or four times, each of four tiles of k at least.
+            // As many parts as fill the multiprocessors once, twice or four times, whole tiles of k of any type.
             let split = [1, 2, 4].into_iter().filter_map(move |times| {
-                let parts = (times * processors / blocks.max(1)).min(MOST_PARTS);
-                let chunk = self.k.div_ceil(parts.max(1)).next_multiple_of(tile.k);
-                let worth = splittable && parts > 1 && chunk >= 4 * tile.k && chunk < self.k;
+                let parts = (times * processors / blocks.max(1)).clamp(1, MOST_PARTS);
+                let chunk = self.k.div_ceil(parts).next_multiple_of(LEAST_CHUNK);
+                let worth = splittable && chunk < self.k;
                 worth.then_some(Plan {
                     tile,
                     chunk: Some(chunk),

@@ -18,6 +18,9 @@ pub struct Environment {
     pub device: Device,
     /// The CPU path in use, never `auto`.
     pub isa: Isa,
+    /// Whether a GPU's f32 products are tf32.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tf32: bool,
 }
 
 impl Environment {
@@ -28,8 +31,17 @@ impl Environment {
     pub fn enter(options: &Options) -> Result<Self> {
         let refused =
             |option, value: String, why: String| Err(Error::Option { option, value, why });
-        if let Err(why) = open(options.device) {
-            return refused("device", name(options.device), why);
+        let tensors = match open(options.device) {
+            Ok(tensors) => tensors,
+            Err(why) => return refused("device", name(options.device), why),
+        };
+        match tensors.as_cuda() {
+            Some(cuda) => cuda.set_tf32(options.tf32),
+            None if options.tf32 => {
+                let why = "only a GPU has it: add --device cuda or emulated".to_owned();
+                return refused("tf32", "true".to_owned(), why);
+            }
+            None => {}
         }
         let path = match options.isa {
             Isa::Auto => simd::Isa::best(),
@@ -49,6 +61,7 @@ impl Environment {
         Ok(Self {
             device: options.device,
             isa,
+            tf32: options.tf32,
         })
     }
 
@@ -58,9 +71,10 @@ impl Environment {
         open(self.device).unwrap_or_else(|_| Tensors::cpu())
     }
 
-    /// A folder's name for what was computed here: "cpu-avx2".
+    /// A folder's name for what was computed here: "cpu-avx2", "cuda-avx2-tf32".
     pub fn label(&self) -> String {
-        format!("{}-{}", name(self.device), name(self.isa))
+        let tf32 = if self.tf32 { "-tf32" } else { "" };
+        format!("{}-{}{tf32}", name(self.device), name(self.isa))
     }
 }
 
@@ -125,6 +139,12 @@ mod tests {
             message.ends_with("compute with --device cpu or emulated"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn the_cpu_has_no_tf32() {
+        let error = Environment::enter(&Options::parse_from(["x", "--tf32"])).unwrap_err();
+        assert!(error.to_string().contains("only a GPU has it"), "{error}");
     }
 
     #[test]

@@ -95,6 +95,10 @@ pub struct Options {
     #[arg(long, value_enum, default_value = "cpu")]
     pub device: Device,
 
+    /// Let a GPU's tensor cores round the factors of f32 products to 11 bits: faster, and not the CPU's results
+    #[arg(long)]
+    pub tf32: bool,
+
     /// Instruction set of the CPU path; results are bit-identical on the same one
     #[arg(long, value_enum, default_value = "auto")]
     pub isa: Isa,

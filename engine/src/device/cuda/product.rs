@@ -1,5 +1,7 @@
 //! Matrix products: strided views on their way to the kernel, which takes matrices by rows or by columns.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use deltaw_kernels::gemm::{Activation, Extension, Gemm as Product, Matrix, Output, Type};
 
 use super::memory::{Block, Pool};
@@ -225,7 +227,11 @@ pub(super) fn batched(
                 transposed: false,
             };
             let product = Product {
-                operands: Type::F32,
+                operands: if cuda.tf32.load(Relaxed) {
+                    Type::Tf32
+                } else {
+                    Type::F32
+                },
                 output: Output::F32,
                 m,
                 n,

@@ -31,7 +31,7 @@ impl LowRank {
         let (bias, lambda) = self.optional(inputs);
         let shape = output_shape("low_rank", x, w, bias)?;
         let x = as_matrix(x)?;
-        let h = x.matmul(&a.detach().t()?)?;
+        let h = x.matmul_t(&a.detach(), false, true)?;
         let mut y = Tensor::empty(&[x.rows(), w.shape()[0]], DType::F32, x.device())?;
         let around = Around {
             bias,

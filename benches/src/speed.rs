@@ -1,0 +1,299 @@
+//! Kernels at the sizes of real models, with what they compute and move: what `doctor` and the bench `kernels` time.
+
+use std::time::Instant;
+
+use deltaw_engine::device::cuda::Cuda;
+use deltaw_engine::prelude::*;
+
+use crate::bound::median;
+use crate::compare::tensor;
+use crate::product::{Product, TYPES};
+
+/// A layer `[in] → [out]` of a model: GPT-2 small and ViT-B/16 (768), DiT-B/2's modulation, LLaMA-7B.
+pub const LAYERS: [(&str, usize, usize); 5] = [
+    ("gpt2 attention", 768, 2304),
+    ("vit-b mlp", 768, 3072),
+    ("dit-b/2 modulation", 768, 4608),
+    ("llama-7b attention", 4096, 4096),
+    ("llama-7b mlp", 4096, 11008),
+];
+
+/// Something to time.
+pub struct Subject {
+    /// The kernel and its sizes.
+    pub name: String,
+    /// Floating-point operations, 0 for what only moves.
+    pub flops: u64,
+    /// The fewest bytes that it moves.
+    pub bytes: u64,
+    /// Does it once; on a GPU asks for it.
+    pub run: Box<dyn FnMut() -> Result<()>>,
+}
+
+fn of_device(shape: &[usize], seed: u64, device: &Device) -> Result<Tensor> {
+    tensor(shape, seed)?.to_device(device)
+}
+
+/// Products of a type over so many tokens.
+///
+/// # Errors
+/// Not enough memory.
+pub fn products(device: &Device, tokens: usize) -> Result<Vec<Subject>> {
+    let mut all = Vec::new();
+    for (model, inside, out) in LAYERS {
+        let (x, w) = (
+            of_device(&[tokens, inside], 1, device)?,
+            of_device(&[out, inside], 2, device)?,
+        );
+        for (name, operands, dtype) in TYPES {
+            let name = format!("{model} {tokens}x{out}x{inside} {name}");
+            let flops = 2 * (tokens * out * inside) as u64;
+            if device.as_cuda().is_none() {
+                if name.ends_with(" f32") {
+                    let (x, w) = (x.clone(), w.t()?);
+                    let bytes = 4 * (tokens * (inside + out) + inside * out) as u64;
+                    all.push(Subject {
+                        name,
+                        flops,
+                        bytes,
+                        run: Box::new(move || x.matmul(&w).map(drop)),
+                    });
+                }
+                continue;
+            }
+            let (a, b, own) = (x.converted(dtype)?, w.converted(dtype)?, device.clone());
+            let cuda = own
+                .as_cuda()
+                .ok_or_else(|| Error::Invalid("a GPU".into()))?;
+            let mut product = Product::new(cuda, operands, &a, &b)?;
+            let (plan, bytes, device) = (product.plan(cuda), product.bytes(), device.clone());
+            let run = move || match device.as_cuda() {
+                Some(cuda) => product.launch(cuda, &plan),
+                None => Ok(()),
+            };
+            all.push(Subject {
+                name,
+                flops,
+                bytes,
+                run: Box::new(run),
+            });
+        }
+    }
+    Ok(all)
+}
+
+/// One subject of every other kernel family.
+///
+/// # Errors
+/// Not enough memory.
+pub fn families(device: &Device, tokens: usize) -> Result<Vec<Subject>> {
+    let mut all = Vec::new();
+    let (t, d) = (tokens as u64, 768u64);
+    let mut add = |name: String, flops: u64, bytes: u64, run: Box<dyn FnMut() -> Result<()>>| {
+        all.push(Subject {
+            name,
+            flops,
+            bytes,
+            run,
+        });
+    };
+    let x = of_device(&[tokens, 768], 1, device)?;
+    let (gain, bias) = (of_device(&[768], 2, device)?, of_device(&[768], 3, device)?);
+    let wide = of_device(&[tokens, 3072], 4, device)?;
+    {
+        let wide = wide.clone();
+        add(
+            format!("gelu {t}x3072"),
+            0,
+            8 * t * 3072,
+            Box::new(move || wide.gelu().map(drop)),
+        );
+    }
+    {
+        let (x, bias) = (x.clone(), bias.clone());
+        add(
+            format!("broadcast sum {t}x768"),
+            0,
+            8 * t * d,
+            Box::new(move || x.add(&bias).map(drop)),
+        );
+    }
+    {
+        let wide = wide.clone();
+        add(
+            format!("transpose {t}x3072"),
+            0,
+            8 * t * 3072,
+            Box::new(move || wide.permute(&[1, 0]).map(drop)),
+        );
+    }
+    {
+        let wide = wide.clone();
+        add(
+            format!("sum over tokens {t}x3072"),
+            0,
+            4 * t * 3072,
+            Box::new(move || wide.sum(0).map(drop)),
+        );
+    }
+    {
+        let wide = wide.clone();
+        add(
+            format!("softmax {t}x3072"),
+            0,
+            8 * t * 3072,
+            Box::new(move || wide.softmax().map(drop)),
+        );
+    }
+    {
+        let (x, gain, bias) = (x.trained(), gain.trained(), bias.trained());
+        add(
+            format!("layer norm and its gradient {t}x768"),
+            0,
+            4 * 5 * t * d,
+            Box::new(move || backward(&layer_norm(&x, &gain, &bias, 1e-5)?.sum_all()?).map(drop)),
+        );
+    }
+    {
+        let classes: Vec<u32> = (0..tokens as u32)
+            .map(|i| i.wrapping_mul(2_654_435_761) % 3072)
+            .collect();
+        let classes = Tensor::from_slice(&classes, &[tokens], device)?;
+        let logits = wide.trained();
+        add(
+            format!("cross-entropy and its gradient {t}x3072"),
+            0,
+            12 * t * 3072,
+            Box::new(move || {
+                backward(&cross_entropy(
+                    &logits,
+                    &classes,
+                    &CrossEntropyOptions::default(),
+                )?)
+                .map(drop)
+            }),
+        );
+    }
+    {
+        let ids: Vec<u32> = (0..tokens as u32)
+            .map(|i| i.wrapping_mul(2_654_435_761) % 5000)
+            .collect();
+        let (ids, table) = (
+            Tensor::from_slice(&ids, &[tokens], device)?,
+            of_device(&[5000, 768], 5, device)?.trained(),
+        );
+        add(
+            format!("embedding and its gradient {t} of 5000x768"),
+            0,
+            4 * (3 * t * d + 5000 * d),
+            Box::new(move || backward(&table.gather_rows(&ids)?.sum_all()?).map(drop)),
+        );
+    }
+    {
+        let wide = wide.clone();
+        add(
+            format!("top 64 of {t}x3072"),
+            0,
+            4 * t * 3072,
+            Box::new(move || wide.top_k(64).map(drop)),
+        );
+    }
+    {
+        let device = device.clone();
+        let key = RandomKey::new(1, Purpose::Noise, "speed");
+        add(
+            format!("normal numbers {t}x3072"),
+            0,
+            4 * t * 3072,
+            Box::new(move || {
+                Tensor::random(&[tokens, 3072], Distribution::Normal, key, &device).map(drop)
+            }),
+        );
+    }
+    {
+        let store = Store::new(device, 0);
+        let params = (0..48)
+            .map(|i| {
+                store
+                    .root()
+                    .param(&format!("p{i}"), &[768, 768], Init::Normal(0.1))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let mut grads = Gradients::default();
+        for p in &params {
+            grads.set(p.id(), p.value().deep_clone()?);
+        }
+        let mut adam = AdamW::new(0.01);
+        add(
+            "AdamW of 48 matrices 768x768".into(),
+            0,
+            7 * 4 * 48 * d * d,
+            Box::new(move || adam.step(&params, &grads, 1e-4)),
+        );
+    }
+    {
+        let sequences = (tokens / 128).max(1);
+        let of = |seed| of_device(&[sequences, 12, 128, 64], seed, device);
+        let (q, k, v) = (of(6)?.trained(), of(7)?.trained(), of(8)?.trained());
+        let flops = 4 * (sequences * 12 * 128 * 128 * 64) as u64;
+        let bytes = 4 * 4 * (sequences * 12 * 128 * 64) as u64;
+        let name = format!("{sequences} sequences of 128, 12 heads of 64");
+        let whole = AttentionOptions::default();
+        let (a, b, c) = (q.detach(), k.detach(), v.detach());
+        add(
+            format!("attention, {name}"),
+            flops,
+            bytes,
+            Box::new(move || attention(&a, &b, &c, &whole).map(drop)),
+        );
+        // Backward makes the weights again: five products beside the two.
+        add(
+            format!("attention and its gradient, {name}"),
+            flops / 2 * 7,
+            3 * bytes,
+            Box::new(move || {
+                backward(&attention(&q, &k, &v, &AttentionOptions::default())?.sum_all()?).map(drop)
+            }),
+        );
+    }
+    {
+        let (x, w) = (x.trained(), of_device(&[3072, 768], 9, device)?);
+        let (a, b) = (
+            of_device(&[8, 768], 10, device)?.trained(),
+            of_device(&[3072, 8], 11, device)?.trained(),
+        );
+        let thin = 4 * t * 8 * (768 + 3072) * 2;
+        add(
+            format!("low-rank linear and its gradient {t}x3072x768, r = 8"),
+            4 * t * 3072 * 768 + thin,
+            4 * (4 * t * (768 + 3072) + 2 * 3072 * 768),
+            Box::new(move || {
+                backward(&low_rank_linear(&x, &w, None, &a, &b, None, 2.0)?.sum_all()?).map(drop)
+            }),
+        );
+    }
+    Ok(all)
+}
+
+/// Seconds that it takes, the median of nine measurements after a warm-up; a GPU's is asked for often enough between two waits
+/// that these do not count.
+///
+/// # Errors
+/// Its own.
+pub fn seconds(subject: &mut Subject, cuda: Option<&Cuda>, at_least: f64) -> Result<f64> {
+    let finish = || cuda.map_or(Ok(()), Cuda::synchronize);
+    (subject.run)()?;
+    finish()?;
+    let mut of = |count: usize| -> Result<f64> {
+        let start = Instant::now();
+        for _ in 0..count {
+            (subject.run)()?;
+        }
+        finish()?;
+        Ok(start.elapsed().as_secs_f64() / count as f64)
+    };
+    let once = of(1)?;
+    let count = ((at_least / once) as usize).clamp(1, 1000);
+    let mut all = (0..9).map(|_| of(count)).collect::<Result<Vec<f64>>>()?;
+    Ok(median(&mut all))
+}
