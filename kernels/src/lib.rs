@@ -4,6 +4,7 @@
 //! FLOPs and bytes. Texts are expanded at run time, one for each variant that is asked for, so that a program carries
 //! only the templates and a device only what it runs; [`registry`] lists the variants that the tests assemble.
 
+pub mod attention;
 pub mod cross_entropy;
 mod element;
 mod error;

@@ -6,7 +6,7 @@ use crate::kernels::ROW_THREADS;
 use crate::map::{self, Element, Function, Mode};
 use crate::philox::Distribution;
 use crate::template::Ptx;
-use crate::{KernelError, cross_entropy, norm, reduce, select, softmax, update};
+use crate::{KernelError, attention, cross_entropy, norm, reduce, select, softmax, update};
 
 /// A kernel of some family.
 #[derive(Clone, Debug)]
@@ -69,6 +69,16 @@ pub fn entries() -> Result<Vec<Entry>, KernelError> {
     }
     for kernel in norm::Variant::all() {
         add(kernel.name().into(), threads, kernel.expand())?;
+    }
+    let delta = attention::Attention::expand_delta();
+    add(attention::Attention::DELTA.into(), threads, delta)?;
+    for kernel in attention::Variant::all() {
+        all.push(Entry {
+            name: kernel.name(),
+            ptx: kernel.expand()?,
+            threads,
+            shared: kernel.shared(),
+        });
     }
     Ok(all)
 }

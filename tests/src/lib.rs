@@ -186,8 +186,23 @@ pub fn as_the_oracle(
     units: f64,
     f: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) {
+    device_as_the_oracle(&Device::cpu(), what, shapes, seed, units, f);
+}
+
+/// The same of another device.
+///
+/// # Panics
+/// When it is further away.
+pub fn device_as_the_oracle(
+    device: &Device,
+    what: &str,
+    shapes: &[Vec<usize>],
+    seed: u64,
+    units: f64,
+    f: impl Fn(&[Tensor]) -> Result<Tensor>,
+) {
     let (near, exact) = (
-        sweep(&Device::cpu(), shapes, seed, &f),
+        sweep(device, shapes, seed, &f),
         sweep(&Device::oracle(), shapes, seed, &f),
     );
     for (k, (near, exact)) in near.iter().zip(&exact).enumerate() {
@@ -195,7 +210,7 @@ pub fn as_the_oracle(
         for (i, (a, b)) in near.iter().zip(exact).enumerate() {
             assert!(
                 (a - b).abs() <= units * UNIT * size,
-                "{what}: array {k} (0 the value), element {i}: {a} on the CPU, {b} exactly"
+                "{what}: array {k} (0 the value), element {i}: {a} on {device}, {b} exactly"
             );
         }
     }

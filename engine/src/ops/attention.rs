@@ -9,15 +9,21 @@
 //! they lie. O and the gradients lie as `[B, T, H, D]`, so that the permutation and reshape to `[B, T, H·D]` around
 //! attention are views. Saved: Q, K, V, O and the log-sum-exp of each row. A row with nothing to look at gives 0 and no gradient.
 
+use deltaw_kernels::attention::Attention as Kernel;
+
 use crate::cpu::attention as kernel;
 use crate::cpu::threads::Disjoint;
 use crate::device::Device;
+use crate::device::cuda::{Cuda, attention as cuda};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::layout::{Dims, Layout};
 use crate::op::{Forward, Op, Saved, apply};
 use crate::tape::Grads;
 use crate::tensor::Tensor;
+
+/// The widest heads that a kernel takes on CUDA; wider ones are composed.
+const MAX_WIDTH: usize = Kernel::MAX_WIDTH;
 
 /// Partial sums of a bias's gradient at most: a bound on its memory, and on the threads that can share the work.
 const PARTS: usize = 8;
@@ -42,6 +48,8 @@ struct Attention {
     masked: bool,
     biased: bool,
     scale: f32,
+    /// D.
+    width: usize,
 }
 
 /// Slots of what backward needs; the mask and the bias follow.
@@ -107,6 +115,21 @@ impl Attention {
         self.biased.then(|| inputs[self.bias_index()])
     }
 
+    fn call<'a>(
+        &self,
+        qkv: [&'a Tensor; 3],
+        mask: Option<&'a Tensor>,
+        bias: Option<&'a Tensor>,
+    ) -> cuda::Call<'a> {
+        cuda::Call {
+            qkv,
+            mask,
+            bias,
+            scale: self.scale,
+            causal: self.causal,
+        }
+    }
+
     fn shape(&self, q: &Tensor, k: &Tensor) -> kernel::Shape {
         let s = q.shape();
         kernel::Shape {
@@ -153,7 +176,7 @@ impl Op for Attention {
     }
 
     fn supports(&self, device: &Device) -> bool {
-        device.is_cpu()
+        device.is_cpu() || (device.as_cuda().is_some() && self.width <= MAX_WIDTH)
     }
 
     fn forward(&self, f: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
@@ -176,13 +199,18 @@ impl Op for Attention {
         let mut o = Tensor::empty(&[layout.shape.count()], DType::F32, q.device())?;
         let mut lse = Tensor::empty(&scores[..3], DType::F32, q.device())?;
         if shape.d > 0 {
-            let inputs = operands([q, k, v], mask.as_ref(), bias.as_ref())?;
-            kernel::forward(
-                &shape,
-                &inputs,
-                (o.as_mut_slice()?, heads(&layout)),
-                lse.as_mut_slice()?,
-            );
+            if let Some(device) = q.device().as_cuda() {
+                let call = self.call([q, k, v], mask.as_ref(), bias.as_ref());
+                device.attention(&call, (&mut o, &layout), &mut lse)?;
+            } else {
+                let inputs = operands([q, k, v], mask.as_ref(), bias.as_ref())?;
+                kernel::forward(
+                    &shape,
+                    &inputs,
+                    (o.as_mut_slice()?, heads(&layout)),
+                    lse.as_mut_slice()?,
+                );
+            }
         }
         let o = o.relayout(layout);
         if f.needs_any() {
@@ -247,8 +275,14 @@ impl Op for Attention {
         if self.packed && grads.needs(0) {
             grads.write(0, |out, beta| {
                 let whole = Layout::contiguous(out.layout().shape);
+                let layouts = std::array::from_fn(|i| unpacked(&whole, i));
+                if let Some(cuda) = device.as_cuda() {
+                    let memory = cuda.address_mut(self.name(), out)?;
+                    let parts = layouts.map(|layout| Some((memory, layout)));
+                    return self.launch(cuda, &saved, &dy, (parts, beta), dbias.as_mut());
+                }
                 let target = Disjoint::new(out.as_mut_slice()?);
-                let parts = std::array::from_fn(|i| Some((&target, heads(&unpacked(&whole, i)))));
+                let parts = layouts.map(|layout| Some((&target, heads(&layout))));
                 self.sweep(&saved, &dy, parts, beta != 0.0, dbias.as_mut())
             })?;
         } else {
@@ -263,21 +297,26 @@ impl Op for Attention {
                     by_token(grads.shape(i))?,
                 ));
             }
-            let mut targets = [const { None }; 3];
-            for (target, out) in targets.iter_mut().zip(&mut outs) {
-                if let Some((out, layout)) = out {
-                    *target = Some((Disjoint::new(out.as_mut_slice()?), heads(layout)));
+            if let Some(cuda) = device.as_cuda() {
+                let mut targets = [None; 3];
+                for (target, out) in targets.iter_mut().zip(&mut outs) {
+                    if let Some((out, layout)) = out {
+                        *target = Some((cuda.address_mut(self.name(), out)?, *layout));
+                    }
                 }
-            }
-            self.sweep(
-                &saved,
-                &dy,
-                targets
+                self.launch(cuda, &saved, &dy, (targets, 0.0), dbias.as_mut())?;
+            } else {
+                let mut targets = [const { None }; 3];
+                for (target, out) in targets.iter_mut().zip(&mut outs) {
+                    if let Some((out, layout)) = out {
+                        *target = Some((Disjoint::new(out.as_mut_slice()?), heads(layout)));
+                    }
+                }
+                let targets = targets
                     .each_ref()
-                    .map(|t| t.as_ref().map(|(target, at)| (target, *at))),
-                false,
-                dbias.as_mut(),
-            )?;
+                    .map(|t| t.as_ref().map(|(target, at)| (target, *at)));
+                self.sweep(&saved, &dy, targets, false, dbias.as_mut())?;
+            }
             for (i, out) in outs.into_iter().enumerate() {
                 if let Some((out, layout)) = out {
                     grads.add(i, out.relayout(layout))?;
@@ -302,7 +341,32 @@ fn bias_size(shape: &[usize]) -> [usize; 4] {
 }
 
 impl Attention {
-    /// Runs the kernel's backward into `targets` and `dbias`.
+    /// Launches backward: gradients in their memory plus `beta` times what is there, and `dbias`.
+    fn launch(
+        &self,
+        device: &Cuda,
+        saved: &Saved,
+        dy: &Tensor,
+        (grads, beta): ([Option<(u64, Layout)>; 3], f32),
+        dbias: Option<&mut Tensor>,
+    ) -> Result<()> {
+        if self.width == 0 {
+            return Ok(());
+        }
+        let qkv = [saved.get(0)?, saved.get(1)?, saved.get(2)?];
+        let call = self.call(qkv, saved.find(MASK)?, saved.find(BIAS)?);
+        let backward = cuda::Backward {
+            o: saved.get(O)?,
+            lse: saved.get(LSE)?,
+            dy,
+            grads,
+            beta,
+            dbias,
+        };
+        device.attention_backward(&call, backward)
+    }
+
+    /// Runs the CPU's backward into `targets` and `dbias`.
     fn sweep(
         &self,
         saved: &Saved,
@@ -402,6 +466,7 @@ fn run(
         masked: mask.is_some(),
         biased: options.bias.is_some(),
         scale: options.scale.unwrap_or(1.0 / (d as f32).sqrt()),
+        width: d,
     };
     apply(op, &inputs)
 }

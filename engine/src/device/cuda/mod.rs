@@ -24,6 +24,7 @@ use crate::ops::unary::Unary;
 use crate::random::RandomKey;
 use crate::tensor::Tensor;
 
+pub(crate) mod attention;
 mod map;
 mod memory;
 mod product;
