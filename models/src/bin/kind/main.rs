@@ -28,7 +28,7 @@ use deltaw_models::train::denoise::Sampling;
 use deltaw_models::train::{Comparison, Recipe, Seer, Task};
 use deltaw_models::vit::VitConfig;
 
-use transfer::{Ancestor, Arm, Base, LOSS, Named, Setup, Transfer, pretrain, taken_apart};
+use transfer::{Ancestor, Arm, Base, LOSS, Setup, Transfer, pretrain, taken_apart};
 
 const PAPER: Paper = Paper {
     slug: "kind",
@@ -241,14 +241,14 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
         partition: SEEN,
         recipe: Recipe {
             average: Some(0.99),
-            ..Recipe::new(run.pick(10, 280, 1500), run.pick(16, 32, 64), 1e-3)
+            ..Recipe::new(run.pick(4, 280, 1500), run.pick(8, 32, 64), 1e-3)
         },
         levels: run.pick(2, 8, 8),
         sampling: Sampling {
-            steps: run.pick(4, 20, 50),
+            steps: run.pick(3, 20, 50),
             guidance: 1.5,
         },
-        shots: [128, run.pick(2, 16, 32)],
+        shots: [128, run.pick(1, 16, 32)],
     };
     run.config("setup", &setup)?;
     let (seen, novel) = (
@@ -256,10 +256,11 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
         pictures(Share::Novel, setup.shots)?,
     );
     let eyes = VitConfig::new(16, 4, 3, 64, 3, 2);
+    run.expect("pre-train", 1 + Ancestor::ALL.len() * run.seeds().len());
     let judge = Seer::on(
         run,
         eyes,
-        &Recipe::new(run.pick(20, 600, 1000), 64, 2e-3),
+        &Recipe::new(run.pick(10, 600, 1000), 64, 2e-3),
         &novel,
     )?;
     let mut bases: BTreeMap<(Ancestor, u64), Base> = BTreeMap::new();
@@ -292,15 +293,13 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
         };
         macs("kind") < macs(rival)
     });
-    let methods: Vec<Box<dyn Method>> = self::arms()
-        .into_iter()
-        .map(|arm| Box::new(Named(arm.name, arm.method)) as Box<dyn Method>)
-        .collect();
+    let methods = self::arms().into_iter();
+    let methods: Vec<Box<dyn Method>> = methods.map(|arm| Box::new(arm) as _).collect();
     let comparison = Comparison {
         methods: &methods,
         recipe: Recipe {
             average: Some(0.99),
-            ..Recipe::new(run.pick(3, 70, 300), run.pick(16, 32, 64), 0.0)
+            ..Recipe::new(run.pick(2, 70, 300), run.pick(8, 32, 64), 0.0)
         },
         rates: run.pick(
             vec![4e-3],

@@ -93,12 +93,9 @@ pub struct Arm {
     pub method: Box<dyn Method>,
 }
 
-/// An arm's method under the arm's name.
-pub struct Named(pub &'static str, pub Box<dyn Method>);
-
-impl Method for Named {
+impl Method for Arm {
     fn name(&self) -> String {
-        self.0.into()
+        self.name.into()
     }
 
     fn attach(
@@ -106,7 +103,7 @@ impl Method for Named {
         store: &Store,
         heads: &[&str],
     ) -> deltaw_engine::prelude::Result<Box<dyn Attached>> {
-        self.1.attach(store, heads)
+        self.method.attach(store, heads)
     }
 }
 
@@ -205,7 +202,7 @@ pub fn pretrain(
         setup.shots,
         seed,
     );
-    let stage = run.stage(&format!("pre-train {}", ancestor.name()), &key, |stage| {
+    let stage = run.stage("pre-train", &key, |stage| {
         let denoiser = new(&seen.splits.train, seed)?;
         let curve = fit(stage, &denoiser, None, &recipe, seed)?;
         let weights = checkpoint::to_bytes(&denoiser.store.weights())?;
