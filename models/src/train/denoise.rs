@@ -11,7 +11,7 @@ use crate::data::images::{ImageSet, Normalisation};
 use crate::data::order::Order;
 use crate::diffusion::{self, Process, Sampler};
 use crate::dit::{Dit, DitConfig};
-use crate::experiment::{Cell, Error, Picture, Result, Stage};
+use crate::experiment::{Cell, Result, Stage};
 use crate::metrics::{frechet_distance, precision_recall};
 
 /// Share of samples that are trained without their class, for guidance.
@@ -149,8 +149,8 @@ impl<'a> Denoiser<'a> {
         )?)
     }
 
-    /// `‖ε − ε̂‖²` of each picture's class and group, the mean over `levels` fixed pairs (t, ε): one t in each of as many equal parts of
-    /// the process. `group` says whose tailors a class gets.
+    /// `mean ‖ε − ε̂‖²` of each picture over `levels` fixed pairs (t, ε), one t in each of as many equal parts of the process.
+    /// `group` says whose tailors a class gets.
     ///
     /// # Errors
     /// An interruption, or pictures of another size.
@@ -318,36 +318,26 @@ pub fn pixels(set: &ImageSet, seer: &Seer) -> Result<Tensor> {
     )?)
 }
 
-/// A row for each class: some real pictures, a gap, some generated ones. Both sets hold pictures of the same classes.
+/// A row for each class: `columns` real pictures, a gap, as many generated ones, in bytes `[height, width, 3]`; returns the width
+/// too. Both sets `[N, 3, side, side]` hold pictures of the same classes.
 ///
 /// # Errors
 /// Sets that do not match.
 pub fn side_by_side(
-    caption: &str,
     real: &Tensor,
     generated: &Tensor,
     classes: &[u32],
     columns: usize,
-) -> Result<Picture> {
-    let &[count, 3, side, _] = real.shape() else {
-        return Err(Error::Invalid(format!(
-            "pictures are {:?}, wanted [N, 3, side, side]",
-            real.shape()
-        )));
-    };
-    if generated.shape() != real.shape() || classes.len() != count {
-        return Err(Error::Invalid(format!(
-            "{} classes and generated pictures {:?} beside real ones {:?}",
-            classes.len(),
-            generated.shape(),
-            real.shape()
-        )));
-    }
+) -> Result<(usize, Vec<u8>)> {
+    let side = real.last_dim();
+    let shape = [classes.len(), 3, side, side];
+    real.expect_shape("side by side", "the real pictures", &shape)?;
+    generated.expect_shape("side by side", "the generated pictures", &shape)?;
     let rows = classes.iter().max().map_or(0, |c| *c as usize + 1);
-    // White, with a line between pictures and a column between the halves.
+    // White, with a line between pictures and half a picture between the sets.
     let (cell, half) = (side + 1, columns * (side + 1));
-    let (width, height) = (2 * half + side / 2, rows * cell);
-    let mut rgb = vec![255u8; 3 * width * height];
+    let width = 2 * half + side / 2;
+    let mut rgb = vec![255u8; 3 * width * rows * cell];
     for (set, left) in [(real, 0), (generated, half + side / 2)] {
         let values = set.to_vec::<f32>()?;
         let mut taken = vec![0; rows];
@@ -356,7 +346,7 @@ pub fn side_by_side(
             if *column == columns {
                 continue;
             }
-            let corner = (*class as usize * cell) * width + left + *column * cell;
+            let corner = *class as usize * cell * width + left + *column * cell;
             *column += 1;
             for (i, value) in picture.iter().enumerate() {
                 let (channel, y, x) = (i / (side * side), i / side % side, i % side);
@@ -365,5 +355,37 @@ pub fn side_by_side(
             }
         }
     }
-    Picture::new(caption, width, &rgb)
+    Ok((width, rgb))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_are_rows_and_sets_are_halves() {
+        let grey = |values: &[f32]| {
+            // Pictures of 2×2 pixels of one grey each.
+            let all: Vec<f32> = values.iter().flat_map(|v| [*v; 12]).collect();
+            Tensor::from_slice(&all, &[values.len(), 3, 2, 2], &Device::cpu()).unwrap()
+        };
+        let (real, drawn) = (grey(&[-1.0, 0.0, 0.2]), grey(&[1.0, -3.0, -0.2]));
+        let (width, rgb) = side_by_side(&real, &drawn, &[1, 0, 1], 1).unwrap();
+        // A picture and its line, half a picture's gap, and again.
+        assert_eq!(width, 3 + 1 + 3);
+        let white = [255u8; 7];
+        let row = |a: u8, b: u8| [a, a, 255, 255, b, b, 255];
+        let want = [
+            row(128, 0),
+            row(128, 0),
+            white,
+            row(0, 255),
+            row(0, 255),
+            white,
+        ]
+        .concat();
+        let red: Vec<u8> = rgb.iter().step_by(3).copied().collect();
+        assert_eq!(red, want);
+        assert!(side_by_side(&real, &drawn, &[1, 0], 1).is_err());
+    }
 }

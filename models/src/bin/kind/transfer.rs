@@ -7,7 +7,7 @@ use deltaw_engine::prelude::*;
 use deltaw_models::components::Partition;
 use deltaw_models::data::images::{ImageSet, ImageTask};
 use deltaw_models::dit::DitConfig;
-use deltaw_models::experiment::{Cell, CellId, Error, Metric, Result, Run, Stage};
+use deltaw_models::experiment::{Cell, CellId, Error, Metric, Picture, Result, Run, Stage};
 use deltaw_models::methods::{Attached, Method};
 use deltaw_models::train::comparison::{Part, Scored, Sets, Task};
 use deltaw_models::train::denoise::{self, Denoiser, Routing, Sampling};
@@ -457,7 +457,8 @@ impl Scored for Heir<'_> {
             return Ok(cell);
         }
         let caption = "A row for each novel kind: real pictures of the test on the left, drawn ones on the right.";
-        let picture = denoise::side_by_side(caption, real, &drawn, &set.labels, 8)?;
+        let (width, rgb) = denoise::side_by_side(real, &drawn, &set.labels, 8)?;
+        let picture = Picture::new(caption, width, &rgb)?;
         Ok(cell.picture("samples", picture))
     }
 }
