@@ -1,15 +1,16 @@
-//! Optimiser steps of many tensors in one launch, each with its own coefficients: AdamW (Loshchilov & Hutter 2019) and gradient
-//! descent with momentum.
+//! Steps of many tensors in one launch, each with its own coefficients: AdamW (Loshchilov & Hutter 2019), gradient descent with
+//! momentum, and the smoothed importance of weights (Zhang et al. 2023, AdaLoRA, eqs. 8 to 10).
 //!
 //! ```text
 //! Adam      m ← β₁m + (1 − β₁)g      v ← β₂v + (1 − β₂)g²      w ← keep·w − rate·m/(√(correct·v) + ε)
 //! Momentum  g ← g + decay·w          v ← μv + g                w ← w − rate·v        (Nesterov: w ← w − rate·(g + μv))
+//! Importance  I = |w·g|   m ← β₁m + (1 − β₁)I   v ← β₂v + (1 − β₂)|I − m|        (w stays)
 //! ```
 //!
 //! The CPU's operations in their order. Elements whose mask is 0 keep what they have. The kernel's argument carries a table of up
 //! to [`TABLE`] tensors, in which a block looks for its own; more tensors take more launches.
 //!
-//! FLOPs of an element: 14 and 6. Bytes: w and the slots in and out, g and the mask in.
+//! FLOPs of an element: 14, 6 and 8. Bytes: w and the slots in and out, g and the mask in; importance only reads w.
 
 use std::mem::offset_of;
 use std::sync::Arc;
@@ -49,11 +50,18 @@ pub enum Rule {
         /// Whether the step looks ahead.
         nesterov: bool,
     },
+    /// Sensitivity and its uncertainty; keeps both averages of an element.
+    Importance {
+        /// Of the sensitivity's average.
+        beta1: f32,
+        /// Of the uncertainty's.
+        beta2: f32,
+    },
 }
 
 impl Rule {
     /// One of each text.
-    pub const ALL: [Rule; 4] = [
+    pub const ALL: [Rule; 5] = [
         Rule::Adam {
             beta1: 0.9,
             beta2: 0.999,
@@ -71,12 +79,16 @@ impl Rule {
             momentum: 0.9,
             nesterov: true,
         },
+        Rule::Importance {
+            beta1: 0.85,
+            beta2: 0.75,
+        },
     ];
 
     /// Numbers kept per element.
     pub fn slots(self) -> usize {
         match self {
-            Rule::Adam { .. } => 2,
+            Rule::Adam { .. } | Rule::Importance { .. } => 2,
             Rule::Momentum { momentum, .. } => usize::from(momentum != 0.0),
         }
     }
@@ -85,6 +97,7 @@ impl Rule {
     pub fn name(self) -> &'static str {
         match self {
             Rule::Adam { .. } => "update_adam",
+            Rule::Importance { .. } => "update_importance",
             Rule::Momentum { nesterov: true, .. } if self.slots() > 0 => "update_nesterov",
             Rule::Momentum { .. } if self.slots() > 0 => "update_momentum",
             Rule::Momentum { .. } => "update_sgd",
@@ -127,6 +140,7 @@ impl Rule {
             rule: match self {
                 Rule::Adam { .. } => "adam",
                 Rule::Momentum { .. } => "momentum",
+                Rule::Importance { .. } => "importance",
             },
             nesterov: matches!(self, Rule::Momentum { nesterov: true, .. }),
             slots: self.slots(),
@@ -149,6 +163,7 @@ impl Rule {
         match self {
             Rule::Adam { beta1, beta2, eps } => [beta1, 1.0 - beta1, beta2, 1.0 - beta2, eps, 0.0],
             Rule::Momentum { momentum, .. } => [momentum, 0.0, 0.0, 0.0, 0.0, 0.0],
+            Rule::Importance { beta1, beta2 } => [beta1, 1.0 - beta1, beta2, 1.0 - beta2, 0.0, 0.0],
         }
     }
 }
@@ -166,7 +181,7 @@ pub struct Part {
     pub mask: Option<u64>,
     /// Addresses of what is kept, as many as [`Rule::slots`].
     pub slots: [u64; 2],
-    /// rate, correct and keep of Adam; rate and decay of Momentum.
+    /// rate, correct and keep of Adam; rate and decay of Momentum; nothing of Importance.
     pub step: [f32; 3],
 }
 
@@ -210,13 +225,19 @@ impl Update {
         let each = match self.rule {
             Rule::Adam { .. } => 14,
             Rule::Momentum { .. } => 2 * (2 + self.rule.slots() as u64),
+            Rule::Importance { .. } => 8,
         };
         each * self.parts.iter().map(|p| p.n as u64).sum::<u64>()
     }
 
     /// Bytes that any kernel moves.
     pub fn minimum_bytes(&self) -> u64 {
-        let each = |p: &Part| 4 * p.n * (3 + 2 * self.rule.slots() + usize::from(p.mask.is_some()));
+        let weights = match self.rule {
+            Rule::Importance { .. } => 2,
+            _ => 3,
+        };
+        let each =
+            |p: &Part| 4 * p.n * (weights + 2 * self.rule.slots() + usize::from(p.mask.is_some()));
         self.parts.iter().map(each).sum::<usize>() as u64
     }
 

@@ -292,7 +292,15 @@ fn fifty_steps_equal_the_papers_formulas() {
     }
     patterns.dedup();
     assert!(patterns.len() > 2, "the pattern moved: {patterns:?}");
-    assert_eq!(attached.ranks().iter().map(|(_, r)| r).sum::<usize>(), 4);
+    assert_eq!(
+        attached
+            .ranks()
+            .unwrap()
+            .iter()
+            .map(|(_, r)| r)
+            .sum::<usize>(),
+        4
+    );
 }
 
 #[test]
@@ -331,7 +339,7 @@ fn training_keeps_the_budget_after_every_step() {
             "Σ r₀(m + n + 1)"
         );
         assert_eq!(
-            attached.parameters(),
+            attached.parameters().unwrap(),
             toy.store.count_trained(),
             "nothing is pruned yet"
         );
@@ -354,7 +362,7 @@ fn training_keeps_the_budget_after_every_step() {
                 assert_eq!(*settled.get_or_insert(kept.clone()), kept, "step {step}");
             }
         }
-        let ranks = attached.ranks();
+        let ranks = attached.ranks().unwrap();
         let settled = settled.unwrap();
         assert_eq!(
             ranks[0],
@@ -365,7 +373,7 @@ fn training_keeps_the_budget_after_every_step() {
             ("b".to_string(), settled[3..].iter().filter(|k| **k).count())
         );
         assert_eq!(
-            attached.parameters(),
+            attached.parameters().unwrap(),
             ranks[0].1 * 10 + ranks[1].1 * 10,
             "Σ kept·(m + n + 1)"
         );

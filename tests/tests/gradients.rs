@@ -145,7 +145,8 @@ proptest! {
             let means = none.mean_keep(&axes).unwrap().to_vec::<f32>().unwrap();
             prop_assert!(means.iter().all(|m| m.is_nan()));
         }
-        run("norm", vec![shape], seed, roundings(a * b * c, 6), |x| x[0].norm_all());
+        run("norm", vec![shape.clone()], seed, roundings(a * b * c, 6), |x| x[0].norm_all());
+        run("norm of rows", vec![shape], seed, roundings(c, 6), |x| x[0].norm());
     }
 
     #[test]

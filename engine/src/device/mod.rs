@@ -83,6 +83,10 @@ pub trait Backend: Any + Send + Sync {
     fn alloc(&self, len: usize, dtype: DType, zeroed: bool) -> Result<Storage>;
     /// Fills a contiguous tensor from host elements of type `dtype`.
     fn write(&self, dst: &mut Tensor, dtype: DType, bytes: &[u8]) -> Result<()>;
+    /// What all of a tensor's indices are known to be below without reading them, if anything is.
+    fn index_bound(&self, _: &Tensor) -> Option<u64> {
+        None
+    }
     /// The elements in row-major order as `dtype` (exact, or rounded to nearest).
     fn read(&self, src: &Tensor, dtype: DType) -> Result<Vec<u8>>;
     /// `dst = src`, converting types; `dst` may be a strided view without repeats.

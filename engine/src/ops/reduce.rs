@@ -57,6 +57,11 @@ impl Op for ReduceAxes {
     }
 }
 
+/// √ has no slope at 0: the clamp's zero gradient below the smallest normal stands in for it.
+fn root(squares: &Tensor) -> Result<Tensor> {
+    squares.clamp(f32::MIN_POSITIVE as f64, f64::MAX)?.sqrt()
+}
+
 impl Tensor {
     fn reduce(&self, reduce: Reduce, axes: &[usize]) -> Result<Tensor> {
         let op = ReduceAxes {
@@ -116,11 +121,12 @@ impl Tensor {
 
     /// Euclidean (Frobenius) norm of all elements; its gradient at 0 is 0.
     pub fn norm_all(&self) -> Result<Tensor> {
-        // √ has no slope at 0: the clamp's zero gradient below the smallest normal stands in for it.
-        self.square()?
-            .sum_all()?
-            .clamp(f32::MIN_POSITIVE as f64, f64::MAX)?
-            .sqrt()
+        root(&self.square()?.sum_all()?)
+    }
+
+    /// Euclidean norms of the rows; the gradient at 0 is 0.
+    pub fn norm(&self) -> Result<Tensor> {
+        root(&self.square()?.sum(self.rank().saturating_sub(1))?)
     }
 
     /// Sums the axes along which `shape` is 1 or absent: the adjoint of broadcasting from `shape`.

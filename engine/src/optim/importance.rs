@@ -7,6 +7,7 @@
 //! Ū sees the new Ī. Both start at 0. One pass reads w, ∂L/∂w, Ī and Ū and writes the last two.
 
 use crate::cpu::{simd, threads};
+use crate::device::cuda::Formula;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::op::no_grad;
@@ -17,8 +18,7 @@ const GRAIN: usize = 1 << 14;
 
 /// Ī and Ū of one tensor of weights, f32.
 pub struct ImportanceAverages {
-    mean: Tensor,
-    spread: Tensor,
+    averages: [Tensor; 2],
 }
 
 impl ImportanceAverages {
@@ -33,19 +33,55 @@ impl ImportanceAverages {
             })
         };
         Ok(ImportanceAverages {
-            mean: zeros()?,
-            spread: zeros()?,
+            averages: [zeros()?, zeros()?],
         })
     }
 
     /// Ī.
     pub fn mean(&self) -> &Tensor {
-        &self.mean
+        &self.averages[0]
     }
 
     /// Ū, never negative.
     pub fn spread(&self) -> &Tensor {
-        &self.spread
+        &self.averages[1]
+    }
+
+    /// One step of many, each with its weights and their gradient; a GPU does it in one launch.
+    ///
+    /// # Errors
+    /// As [`ImportanceAverages::update`].
+    pub fn update_all(
+        steps: &mut [(&mut Self, &Tensor, &Tensor)],
+        beta1: f32,
+        beta2: f32,
+    ) -> Result<()> {
+        let Some((_, weight, _)) = steps.first() else {
+            return Ok(());
+        };
+        let device = weight.device().clone();
+        let Some(cuda) = device.as_cuda() else {
+            return steps
+                .iter_mut()
+                .try_for_each(|(state, weight, grad)| state.update(weight, grad, beta1, beta2));
+        };
+        let (mut parts, mut kept) = (
+            Vec::with_capacity(steps.len()),
+            Vec::with_capacity(2 * steps.len()),
+        );
+        for (state, weight, grad) in steps {
+            state.expect(weight, grad)?;
+            let (weight, grad) = (weight.packed()?, grad.packed()?);
+            parts.push(cuda.observed(&(0..weight.len()), &weight, &mut state.averages, &grad)?);
+            kept.push((weight, grad));
+        }
+        // SAFETY: `kept` and the states hold what the parts were made of, and no state is in two of them.
+        unsafe { cuda.update(Formula::Importance { beta1, beta2 }, &parts) }
+    }
+
+    fn expect(&self, weight: &Tensor, grad: &Tensor) -> Result<()> {
+        grad.expect_shape("importance", "gradient", self.mean().shape())?;
+        weight.expect_shape("importance", "weight", self.mean().shape())
     }
 
     /// One step of both.
@@ -53,8 +89,10 @@ impl ImportanceAverages {
     /// # Errors
     /// A gradient of another shape than the weights.
     pub fn update(&mut self, weight: &Tensor, grad: &Tensor, beta1: f32, beta2: f32) -> Result<()> {
-        grad.expect_shape("importance", "gradient", self.mean.shape())?;
-        weight.expect_shape("importance", "weight", self.mean.shape())?;
+        self.expect(weight, grad)?;
+        if weight.device().as_cuda().is_some() {
+            return Self::update_all(&mut [(self, weight, grad)], beta1, beta2);
+        }
         if weight.device().is_cpu() && weight.dtype() == DType::F32 {
             return self.native(&weight.packed()?, &grad.packed()?, beta1, beta2);
         }
@@ -64,16 +102,17 @@ impl ImportanceAverages {
                     .add(&new.affine(1.0 - f64::from(beta), 0.0)?)
             };
             let now = weight.cast(DType::F32)?.mul(grad)?.abs()?;
-            self.mean = blend(&self.mean, &now, beta1)?;
-            self.spread = blend(&self.spread, &now.sub(&self.mean)?.abs()?, beta2)?;
+            self.averages[0] = blend(self.mean(), &now, beta1)?;
+            self.averages[1] = blend(self.spread(), &now.sub(self.mean())?.abs()?, beta2)?;
             Ok(())
         })
     }
 
     fn native(&mut self, weight: &Tensor, grad: &Tensor, beta1: f32, beta2: f32) -> Result<()> {
         let (w, g) = (weight.as_slice::<f32>()?, grad.as_slice::<f32>()?);
-        let spread = threads::Disjoint::new(self.spread.as_mut_slice::<f32>()?);
-        threads::par_rows(self.mean.as_mut_slice::<f32>()?, 1, GRAIN, |first, mean| {
+        let [mean, spread] = &mut self.averages;
+        let spread = threads::Disjoint::new(spread.as_mut_slice::<f32>()?);
+        threads::par_rows(mean.as_mut_slice::<f32>()?, 1, GRAIN, |first, mean| {
             let range = first..first + mean.len();
             // SAFETY: pieces of `par_rows` do not overlap.
             let spread = unsafe { spread.slice(range.clone()) };

@@ -109,12 +109,24 @@ pub(super) fn orthogonality(
     grams: impl Iterator<Item = Result<Tensor>>,
     gamma: f64,
 ) -> Result<Tensor> {
-    let distance = |gram: Result<Tensor>| {
-        let gram = gram?;
-        let identity = Tensor::eye(gram.last_dim(), gram.device())?;
-        gram.sub(&identity)?.norm_all()
+    let grams = grams.collect::<Result<Vec<Tensor>>>()?;
+    let mut sizes: Vec<usize> = grams.iter().map(Tensor::last_dim).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    // Matrices of one size go through together: a GPU is asked once for all of them.
+    let distances = |size: usize| {
+        let same: Vec<&Tensor> = grams.iter().filter(|g| g.last_dim() == size).collect();
+        let stacked = Tensor::stack(&same)?;
+        let identity = Tensor::eye(size, stacked.device())?;
+        stacked
+            .sub(&identity)?
+            .reshape(&[same.len(), size * size])?
+            .norm()
     };
-    let distances = grams.map(distance).collect::<Result<Vec<Tensor>>>()?;
-    let mean = Tensor::stack(&distances.iter().collect::<Vec<_>>())?.mean_all()?;
-    mean.affine(gamma, 0.0)
+    let distances = sizes
+        .into_iter()
+        .map(distances)
+        .collect::<Result<Vec<Tensor>>>()?;
+    let all = Tensor::concat(&distances.iter().collect::<Vec<_>>(), 0)?;
+    all.mean_all()?.affine(gamma, 0.0)
 }

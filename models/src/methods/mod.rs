@@ -60,13 +60,19 @@ pub trait Attached {
     }
 
     /// Numbers that the update needs in the end, heads apart: what budgets compare.
-    fn parameters(&self) -> usize {
-        self.adapted().parameters()
+    ///
+    /// # Errors
+    /// None but those of the device.
+    fn parameters(&self) -> Result<usize> {
+        Ok(self.adapted().parameters())
     }
 
     /// Rank kept per site, where the method decides it.
-    fn ranks(&self) -> Vec<(String, usize)> {
-        Vec::new()
+    ///
+    /// # Errors
+    /// None but those of the device.
+    fn ranks(&self) -> Result<Vec<(String, usize)>> {
+        Ok(Vec::new())
     }
 
     /// The update and the heads as PEFT's files hold them.

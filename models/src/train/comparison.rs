@@ -116,7 +116,8 @@ impl One<'_> {
         let learner = model.learner();
         let mut attached = self.method.attach(learner.store(), task.heads())?;
         let curve = fit(stage, learner, Some(&mut *attached), self.recipe, self.seed)?;
-        let score = |part: &Part| Ok(model.score(stage, *part)?.trainable(attached.parameters()));
+        let parameters = attached.parameters()?;
+        let score = |part: &Part| Ok(model.score(stage, *part)?.trainable(parameters));
         let mut cells = parts.iter().map(score).collect::<Result<Vec<Cell>>>()?;
         // The tests share one training run: its curve and pattern stand with the first.
         if let Some(first) = cells.first_mut() {
@@ -126,7 +127,7 @@ impl One<'_> {
                 cell = cell.metric(name, mean);
             }
             cell = cell.curve("loss", curve);
-            let ranks = attached.ranks();
+            let ranks = attached.ranks()?;
             if !ranks.is_empty() {
                 cell = cell.matrix("rank", rank_map(&ranks));
             }

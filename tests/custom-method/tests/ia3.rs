@@ -25,7 +25,7 @@ fn a_method_from_another_crate_has_everything_the_built_in_ones_have() {
     let (base, before) = (store.weights(), loss(&decoder).item().unwrap());
     let mut attached = Ia3::default().attach(&store, &[]).unwrap();
     assert_eq!(
-        attached.parameters(),
+        attached.parameters().unwrap(),
         2 * (16 + 16 + 64),
         "keys, values and the inner layer of two blocks"
     );

@@ -2,7 +2,7 @@
 //! after all that still reads it: in the steady state of a training step the driver is asked for nothing.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
@@ -10,6 +10,7 @@ use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use super::driver;
 use crate::error::{Error, Result};
 use crate::pool::class_of;
+use crate::tensor::Tensor;
 
 /// The blocks of a device that nobody holds, by their size.
 pub(super) struct Pool {
@@ -25,8 +26,13 @@ pub(super) struct Block {
     /// Taken when dropped.
     memory: Option<CudaSlice<u8>>,
     address: u64,
+    /// As asked for.
+    bytes: usize,
+    /// Of its class.
     size: usize,
     pool: Arc<Pool>,
+    /// What every index in it is known to be below; 0: not known.
+    below: AtomicU64,
 }
 
 impl Pool {
@@ -71,8 +77,10 @@ impl Pool {
         Ok(Block {
             address,
             memory: Some(memory),
+            bytes,
             size,
             pool: pool.clone(),
+            below: AtomicU64::new(0),
         })
     }
 
@@ -103,6 +111,23 @@ impl Block {
     /// Of its first byte.
     pub fn address(&self) -> u64 {
         self.address
+    }
+
+    /// Whether a tensor in it is all of it, in order.
+    pub fn is_all_of(&self, x: &Tensor) -> bool {
+        let (layout, bytes) = (x.layout(), x.len() * x.dtype().size());
+        layout.offset == 0 && bytes == self.bytes && x.is_contiguous()
+    }
+
+    /// What every index in it is below, if that is known: indices that came from the host, or from a selection, are checked
+    /// without being read back.
+    pub fn below(&self) -> Option<u64> {
+        Some(self.below.load(Relaxed)).filter(|below| *below > 0)
+    }
+
+    /// Says what every index in it is below from now on.
+    pub fn set_below(&self, below: Option<u64>) {
+        self.below.store(below.unwrap_or(0), Relaxed);
     }
 
     /// Fills it with zeros.

@@ -229,6 +229,7 @@ impl Cuda {
                 "{op}: the output is shared with another tensor; write to a `deep_clone`"
             )));
         }
+        self.block(op, x)?.set_below(None);
         self.address(op, x)
     }
 }
@@ -264,6 +265,11 @@ impl Backend for Cuda {
         let to = self.address_mut("write", dst)?;
         let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
         if dtype == dst.dtype() {
+            let block = self.block("write", dst)?;
+            if dtype == DType::U32 && block.is_all_of(dst) {
+                let most = from_bytes::<u32>(bytes).into_iter().max();
+                block.set_below(most.map(|i| u64::from(i) + 1));
+            }
             return staging.upload(to, bytes);
         }
         let converted: Vec<u8> = with_dtype!(dtype, S => with_dtype!(dst.dtype(), D => {
@@ -288,7 +294,16 @@ impl Backend for Cuda {
     }
 
     fn copy(&self, src: &Tensor, dst: &mut Tensor) -> Result<()> {
-        map::copy(self, src, dst)
+        let below = self.block("copy", src)?.below();
+        map::copy(self, src, dst)?;
+        let block = self.block("copy", dst)?;
+        let same = src.dtype() == dst.dtype() && block.is_all_of(dst);
+        block.set_below(below.filter(|_| same));
+        Ok(())
+    }
+
+    fn index_bound(&self, index: &Tensor) -> Option<u64> {
+        self.block("index", index).ok()?.below()
     }
 
     fn accumulate(&self, dst: &mut Tensor, src: &Tensor, alpha: f32) -> Result<()> {
@@ -363,7 +378,11 @@ impl Backend for Cuda {
         };
         // SAFETY: the operands are contiguous tensors of this device, as the caller has checked, and the results are unshared.
         let launched = unsafe { select.launch(&self.kernels, &self.stream) };
-        launched.map_err(|e| failed("top_k", &[x], e))
+        launched.map_err(|e| failed("top_k", &[x], e))?;
+        let below = x.last_dim() as u64;
+        self.block("top_k", indices)?
+            .set_below(Some(below).filter(|n| *n > 0));
+        Ok(())
     }
 
     fn kth_value(&self, x: &Tensor, k: usize, out: &mut Tensor) -> Result<()> {

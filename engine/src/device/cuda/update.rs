@@ -3,10 +3,14 @@
 pub use deltaw_kernels::update::Rule as Formula;
 use deltaw_kernels::update::{self as kernel, Update};
 
+use std::ops::Range;
+
 use super::Cuda;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
+
+const OP: &str = "optimizer";
 
 /// A run of a parameter's elements with its coefficients, by addresses: what [`Cuda::part`] makes, until [`Cuda::update`].
 #[derive(Clone, Copy, Debug)]
@@ -20,36 +24,57 @@ impl Cuda {
     /// Other types than f32, tensors with gaps or on another device, a parameter or slot that is shared.
     pub(crate) fn part(
         &self,
-        run: &std::ops::Range<usize>,
+        run: &Range<usize>,
         value: &mut Tensor,
         slots: &mut [Tensor],
         grad: &Tensor,
         mask: Option<&Tensor>,
         step: [f32; 3],
     ) -> Result<Part> {
-        const OP: &str = "optimizer";
-        let at = |address: u64| address + 4 * run.start as u64;
-        let read = |x: &Tensor| {
-            x.expect_dtype(OP, DType::F32)?;
-            if !x.is_contiguous() {
-                return Err(Error::shape(OP, "a gradient or mask with gaps"));
-            }
-            Ok(at(self.address(OP, x)?))
-        };
+        let w = self.address_mut(OP, value)?;
+        let part = self.observed(run, value, slots, grad)?;
+        let mask = mask.map(|mask| self.run_of(run, mask)).transpose()?;
+        Ok(Part(kernel::Part {
+            w: w + 4 * run.start as u64,
+            mask,
+            step,
+            ..part.0
+        }))
+    }
+
+    /// The same where the weights are only read.
+    ///
+    /// # Errors
+    /// As [`Cuda::part`].
+    pub(crate) fn observed(
+        &self,
+        run: &Range<usize>,
+        value: &Tensor,
+        slots: &mut [Tensor],
+        grad: &Tensor,
+    ) -> Result<Part> {
         let mut kept = [0; 2];
         for (kept, slot) in kept.iter_mut().zip(slots) {
-            read(slot)?;
-            *kept = at(self.address_mut(OP, slot)?);
+            self.address_mut(OP, slot)?;
+            *kept = self.run_of(run, slot)?;
         }
-        read(value)?;
         Ok(Part(kernel::Part {
             n: run.len(),
-            w: at(self.address_mut(OP, value)?),
-            g: read(grad)?,
-            mask: mask.map(read).transpose()?,
+            w: self.run_of(run, value)?,
+            g: self.run_of(run, grad)?,
+            mask: None,
             slots: kept,
-            step,
+            step: [0.0; 3],
         }))
+    }
+
+    /// Address of a run of elements.
+    fn run_of(&self, run: &Range<usize>, x: &Tensor) -> Result<u64> {
+        x.expect_dtype(OP, DType::F32)?;
+        if !x.is_contiguous() {
+            return Err(Error::shape(OP, "a tensor with gaps"));
+        }
+        Ok(self.address(OP, x)? + 4 * run.start as u64)
     }
 
     /// Updates them all.
@@ -67,7 +92,7 @@ impl Cuda {
         // SAFETY: parts are runs of unshared tensors of this device; the rest is the caller's promise.
         let launched = unsafe { update.launch(&self.kernels, &self.stream) };
         launched.map_err(|e| Error::Cuda {
-            op: "optimizer",
+            op: OP,
             detail: format!("{} runs: {e}", parts.len()),
         })
     }

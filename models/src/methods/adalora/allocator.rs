@@ -15,7 +15,8 @@ pub(super) struct Triplets {
     lambda: Param,
     /// Of Q, P and λ.
     averages: Vec<ImportanceAverages>,
-    kept: Vec<bool>,
+    /// 1 for what is kept, 0 for what is not; none yet pruned. It stays where the weights are.
+    kept: Option<Tensor>,
 }
 
 impl Triplets {
@@ -25,54 +26,46 @@ impl Triplets {
         Ok(Triplets {
             path: site.path().into(),
             averages: averages.into_iter().collect::<Result<_>>()?,
-            kept: vec![true; lambda.len()],
+            kept: None,
             lambda: lambda.clone(),
             q,
             p,
         })
     }
 
-    fn update(&mut self, grads: &Gradients, beta1: f32, beta2: f32) -> Result<()> {
-        for (state, param) in self
-            .averages
-            .iter_mut()
-            .zip([&self.q, &self.p, &self.lambda])
-        {
-            if let Some(grad) = grads.get(param.id()) {
-                state.update(&param.value(), grad, beta1, beta2)?;
-            }
-        }
-        Ok(())
-    }
-
     /// S of every triplet.
-    fn scores(&self, importance: Importance) -> Result<Vec<f64>> {
+    fn scores(&self, importance: Importance) -> Result<Tensor> {
         let entries = |i: usize| match importance {
             Importance::SensitivityUncertainty => {
                 self.averages[i].mean().mul(self.averages[i].spread())
             }
             _ => Ok(self.averages[i].mean().clone()),
         };
-        let scores = match importance {
-            Importance::Magnitude => self.lambda.value().abs()?,
+        match importance {
+            Importance::Magnitude => self.lambda.value().abs(),
             _ => entries(2)?
                 .add(&entries(1)?.mean(0)?)?
-                .add(&entries(0)?.mean(1)?)?,
-        };
-        scores.to_vec::<f64>()
+                .add(&entries(0)?.mean(1)?),
+        }
     }
 
-    fn count(&self) -> usize {
-        self.kept.iter().filter(|k| **k).count()
+    /// Which triplets are kept.
+    fn pattern(&self) -> Result<Vec<bool>> {
+        match &self.kept {
+            Some(kept) => Ok(kept.to_vec::<f32>()?.iter().map(|k| *k > 0.0).collect()),
+            None => Ok(vec![true; self.lambda.len()]),
+        }
+    }
+
+    fn count(&self) -> Result<usize> {
+        Ok(self.pattern()?.iter().filter(|k| **k).count())
     }
 
     fn mask(&self) -> Result<()> {
-        if self.count() == self.kept.len() {
-            return Ok(());
+        match &self.kept {
+            Some(kept) => self.lambda.set(self.lambda.value().mul(kept)?),
+            None => Ok(()),
         }
-        let mask: Vec<f32> = self.kept.iter().map(|k| *k as u8 as f32).collect();
-        let mask = Tensor::from_slice(&mask, &[mask.len()], self.lambda.value().device())?;
-        self.lambda.set(self.lambda.value().mul(&mask)?)
     }
 }
 
@@ -97,21 +90,37 @@ impl Allocator {
 
     /// Keeps the `budget` best triplets over the model; ties go to the earlier site and triplet.
     fn prune(&mut self, budget: usize) -> Result<()> {
-        let mut all = vec![];
-        for (s, site) in self.sites.iter_mut().enumerate() {
-            all.extend(
-                site.scores(self.method.importance)?
-                    .into_iter()
-                    .enumerate()
-                    .map(|(i, score)| (score, s, i)),
-            );
-            site.kept.fill(false);
-        }
-        all.sort_by(|x, y| y.0.total_cmp(&x.0).then((x.1, x.2).cmp(&(y.1, y.2))));
-        for (_, s, i) in all.into_iter().take(budget) {
-            self.sites[s].kept[i] = true;
+        let scores = (self.sites.iter())
+            .map(|site| site.scores(self.method.importance))
+            .collect::<Result<Vec<_>>>()?;
+        let scores = Tensor::concat(&scores.iter().collect::<Vec<_>>(), 0)?;
+        let (_, best) = scores.top_k(budget.min(scores.len()))?;
+        let ones = Tensor::ones(best.shape(), scores.device())?;
+        let kept = Tensor::zeros(scores.shape(), DType::F32, scores.device())?
+            .scatter_add(&best, &ones)?;
+        let mut at = 0;
+        for site in &mut self.sites {
+            site.kept = Some(kept.narrow(0, at, site.lambda.len())?);
+            at += site.lambda.len();
         }
         Ok(())
+    }
+
+    /// Smooths the importance of every triplet's weights by this step's gradients.
+    fn observe(&mut self, grads: &Gradients) -> Result<()> {
+        let values: Vec<[Tensor; 3]> = (self.sites.iter())
+            .map(|s| [&s.q, &s.p, &s.lambda].map(|p| p.value()))
+            .collect();
+        let mut steps = vec![];
+        for (site, values) in self.sites.iter_mut().zip(&values) {
+            let ids = [&site.q, &site.p, &site.lambda].map(|param| param.id());
+            for ((state, value), id) in site.averages.iter_mut().zip(values).zip(ids) {
+                if let Some(grad) = grads.get(id) {
+                    steps.push((state, value, grad));
+                }
+            }
+        }
+        ImportanceAverages::update_all(&mut steps, self.method.beta1, self.method.beta2)
     }
 }
 
@@ -135,10 +144,7 @@ impl Attached for Allocator {
         let (t, all) = (step as f64, total as f64);
         let last_phase = t >= all - self.method.final_phase * all;
         if !last_phase {
-            let (beta1, beta2) = (self.method.beta1, self.method.beta2);
-            self.sites
-                .iter_mut()
-                .try_for_each(|site| site.update(grads, beta1, beta2))?;
+            self.observe(grads)?;
         }
         let falling = t >= self.method.initial_phase * all
             && !last_phase
@@ -156,32 +162,29 @@ impl Attached for Allocator {
     }
 
     /// Σ kept·(m + n + 1).
-    fn parameters(&self) -> usize {
-        self.sites
-            .iter()
-            .map(|s| s.count() * (s.p.shape()[0] + s.q.shape()[1] + 1))
-            .sum()
+    fn parameters(&self) -> Result<usize> {
+        let of_site = |s: &Triplets| Ok(s.count()? * (s.p.shape()[0] + s.q.shape()[1] + 1));
+        self.sites.iter().map(of_site).sum()
     }
 
-    fn ranks(&self) -> Vec<(String, usize)> {
-        self.sites
-            .iter()
-            .map(|s| (s.path.clone(), s.count()))
-            .collect()
+    fn ranks(&self) -> Result<Vec<(String, usize)>> {
+        let rank = |s: &Triplets| Ok((s.path.clone(), s.count()?));
+        self.sites.iter().map(rank).collect()
     }
 
     /// PEFT's form keeps the triplets of the pattern only, and the pattern beside them.
     fn save(&self) -> Result<Adapter> {
-        let patterns = self
-            .sites
-            .iter()
-            .map(|s| (format!("{}.lora_E", s.path), s.kept.clone()));
-        self.adapted.save()?.pruned(patterns)
+        let pattern = |s: &Triplets| Ok((format!("{}.lora_E", s.path), s.pattern()?));
+        let patterns = self.sites.iter().map(pattern).collect::<Result<Vec<_>>>()?;
+        self.adapted.save()?.pruned(patterns.into_iter())
     }
 
     fn load(&mut self, adapter: &Adapter) -> Result<()> {
         for site in &mut self.sites {
-            site.kept = adapter.pattern(&format!("{}.lora_E", site.path), site.kept.len())?;
+            let (rank, device) = (site.lambda.len(), site.lambda.value().device().clone());
+            let pattern = adapter.pattern(&format!("{}.lora_E", site.path), rank)?;
+            let kept: Vec<f32> = pattern.iter().map(|k| f32::from(u8::from(*k))).collect();
+            site.kept = Some(Tensor::from_slice(&kept, &[rank], &device)?);
         }
         self.adapted.load(&adapter.unpruned()?)
     }

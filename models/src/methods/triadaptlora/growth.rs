@@ -159,9 +159,9 @@ impl Attached for Grower {
         Ok(())
     }
 
-    fn ranks(&self) -> Vec<(String, usize)> {
+    fn ranks(&self) -> Result<Vec<(String, usize)>> {
         let rank = |(path, site): &(String, Arc<Grown>)| (path.clone(), site.rank());
-        self.sites.iter().map(rank).collect()
+        Ok(self.sites.iter().map(rank).collect())
     }
 
     /// Beside the tensors, the ranks at which each matrix's blocks end.
