@@ -98,12 +98,12 @@ fn dropped_barriers() {
     assert_eq!(
         found,
         [
-            ("matmul", 6, 8),
+            ("matmul", 7, 8),
             ("softmax", 3, 3),
             ("transpose", 1, 1),
             ("matmul_tiled", 2, 2),
             ("reduce_sum", 2, 2),
-            ("pipelined_scale", 5, 10)
+            ("pipelined_scale", 8, 10)
         ]
     );
 }

@@ -81,6 +81,21 @@ fn a_dropped_barrier_is_a_race() {
     );
 }
 
+/// A buffer is copied into again while another warp may still read it: a race though the copy lands after a barrier.
+#[test]
+fn a_copy_into_what_others_read_is_a_race() {
+    let read = "ld.shared.f32 %f1, [%r6];";
+    let later = "mov.u32 %r7, 0;\n".repeat(20);
+    let again = "cp.async.ca.shared.global [%r4], [%rd4+0], 4;";
+    let lands = "cp.async.commit_group;\n bar.sync 0;\n cp.async.wait_group 0;";
+    plant(
+        read,
+        &format!("{read}\n{later}{again}\n{lands}"),
+        FaultKind::Race,
+        again,
+    );
+}
+
 #[test]
 fn a_dropped_wait_is_an_early_read() {
     plant(

@@ -83,8 +83,11 @@ impl Block<'_> {
                 }
                 (copies.target[l], copies.data[l]) = (to.a[l] as u32, data);
                 if self.launch.checks.synchronisation {
-                    let target = to.a[l] as usize;
-                    self.shadow.set_under_way(target, copy.bytes as usize, true);
+                    let (target, bytes) = (to.a[l] as usize, copy.bytes as usize);
+                    let actor = self.actor(warp, pc);
+                    if let Err(met) = self.shadow.begin_copy(target, bytes, &actor, l) {
+                        return Err(self.trouble(warp, l, to.a[l], pc, met, "writes"));
+                    }
                 }
             } else {
                 // SAFETY: the target is in bounds.
@@ -119,7 +122,7 @@ impl Block<'_> {
     fn land(&mut self, warp: &Warp, copies: &Copies, lane: usize) -> Result<(), Fail> {
         let (at, bytes) = (copies.target[lane] as usize, copies.bytes);
         if self.launch.checks.synchronisation {
-            self.shadow.set_under_way(at, bytes, false);
+            self.shadow.end_copy(at, bytes);
         }
         let shared = self.region(Space::Shared);
         // SAFETY: the target was in bounds when the copy was issued.

@@ -268,15 +268,31 @@ impl SharedShadow {
             .all(|&s| s & VALID != 0)
     }
 
-    /// A copy into these bytes begins (`true`) or lands.
-    pub fn set_under_way(&mut self, at: usize, bytes: usize, begins: bool) {
+    /// A copy into these bytes begins, or meets a read that nothing orders before it: what was read might be the copy's.
+    pub fn begin_copy(
+        &mut self,
+        at: usize,
+        bytes: usize,
+        actor: &Actor<'_>,
+        lane: usize,
+    ) -> Result<(), Trouble> {
+        let mine = actor.stamp(lane);
+        for i in self.range(at, bytes) {
+            for read in [self.cells.recent[i], self.cells.earlier[i]] {
+                if actor.races_with_read(read, mine) {
+                    return Err(conflict(read, false));
+                }
+            }
+            self.cells.state[i] = self.cells.state[i].saturating_add(UNDER_WAY);
+        }
+        Ok(())
+    }
+
+    /// A copy into these bytes lands.
+    pub fn end_copy(&mut self, at: usize, bytes: usize) {
         let range = self.range(at, bytes);
         for state in &mut self.cells.state[range] {
-            *state = if begins {
-                state.saturating_add(UNDER_WAY)
-            } else {
-                *state - if *state >= UNDER_WAY { UNDER_WAY } else { 0 }
-            };
+            *state -= if *state >= UNDER_WAY { UNDER_WAY } else { 0 };
         }
     }
 }
@@ -402,12 +418,12 @@ mod tests {
         let clock = [1];
         let me = actor(0, &clock, 0);
         let mut shadow = SharedShadow::new(64, 2);
-        shadow.set_under_way(8, 16, true);
+        shadow.begin_copy(8, 16, &me, 0).unwrap();
         assert_eq!(shadow.read(22, 2, &me, 0), Err(Trouble::Copy));
         assert_eq!(shadow.read(24, 2, &me, 0), Ok(false));
         assert_eq!(shadow.read(4, 8, &me, 0), Err(Trouble::Copy));
         assert_eq!(shadow.write(8, 2, PLAIN, &me, 0), Err(Trouble::Copy));
-        shadow.set_under_way(8, 16, false);
+        shadow.end_copy(8, 16);
         assert_eq!(shadow.read(8, 2, &me, 0), Ok(false));
         assert_eq!(shadow.write(8, 2, PLAIN, &me, 0), Ok(()));
         assert_eq!(shadow.read(8, 2, &me, 0), Ok(true));
