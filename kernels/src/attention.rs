@@ -235,6 +235,44 @@ impl Attention {
         4 * (self.batch * self.heads) as u64 * (self.d as u64 * matrices + vectors)
     }
 
+    /// Keys from the first to the last that a tile of queries sees, or queries that see one of a tile of keys: where in the
+    /// other side they begin and end.
+    fn seen(&self, kind: Kind, first: usize, last: usize) -> [usize; 2] {
+        match (self.causal, kind) {
+            (false, Kind::Keys) => [0, self.tq],
+            (true, Kind::Keys) => [
+                (first + self.tq).saturating_sub(self.tk).min(self.tq),
+                self.tq,
+            ],
+            (true, Kind::Forward | Kind::Queries) => {
+                [0, (last + self.tk).saturating_sub(self.tq).min(self.tk)]
+            }
+            _ => [0, self.tk],
+        }
+    }
+
+    /// Bytes of global memory that a kernel asks for, without mask and bias: a block's own rows once, and of the other side
+    /// those of the tiles that it walks over. Lanes that share a row each ask for its lse and δ.
+    pub fn tile_bytes(&self, kind: Kind) -> u64 {
+        let Tile { m, n } = self.variant(kind, &[]).tile();
+        let own = if kind == Kind::Keys { self.tk } else { self.tq };
+        let other = self.tq + self.tk - own;
+        let moved: usize = (0..own.div_ceil(m))
+            .map(|tile| self.seen(kind, tile * m, (tile * m + m).min(own)))
+            .map(|[begin, end]| (end - begin).next_multiple_of(n).min(other - begin))
+            .sum();
+        let [own, moved] = match kind {
+            Kind::Forward => [own * (2 * self.d + 1), moved * 2 * self.d],
+            Kind::Queries => [own * (3 * self.d + 16), moved * 2 * self.d],
+            Kind::Keys => [own * 4 * self.d, moved * (2 * self.d + 2)],
+            Kind::Bias => [
+                own * (2 * self.d + 16) * self.tk.div_ceil(n),
+                moved * 2 * self.d,
+            ],
+        };
+        4 * (self.batch * self.heads * (own + moved)) as u64
+    }
+
     /// The kernel of a kind, for operands and results `heads`.
     fn variant(&self, kind: Kind, heads: &[Heads]) -> Variant {
         let width = Variant::WIDTHS.into_iter().find(|width| self.d <= *width);

@@ -4,12 +4,8 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-
-use common::{Format, Gpu, numbers};
-use cudarc::driver::CudaSlice;
-use deltaw_emulator::Checks;
-use deltaw_kernels::KernelError;
+use common::dropped::{self, Case};
+use common::{Format, numbers};
 use deltaw_kernels::cross_entropy::{self, CrossEntropy};
 use deltaw_kernels::gather::{Element, Gather, Scatter, Size};
 use deltaw_kernels::gemm::{self, Matrix, Type};
@@ -18,79 +14,7 @@ use deltaw_kernels::norm::{self, Norm};
 use deltaw_kernels::reduce::{Fold, Reduce};
 use deltaw_kernels::select::{Kind, Select};
 use deltaw_kernels::softmax::{self, Softmax};
-use deltaw_kernels::template::Ptx;
 use deltaw_kernels::update::{Part, Rule, Update};
-
-/// Operands in device memory; the whole of them is the result.
-struct Memory<'a> {
-    gpu: &'a Gpu,
-    kept: Vec<CudaSlice<u8>>,
-}
-
-impl Memory<'_> {
-    fn bytes(&mut self, bytes: &[u8]) -> u64 {
-        let (slice, address) = self.gpu.upload(bytes);
-        self.kept.push(slice);
-        address
-    }
-
-    fn numbers(&mut self, count: usize, seed: u64) -> u64 {
-        let bytes: Vec<u8> = numbers(count, seed)
-            .into_iter()
-            .flat_map(f32::to_le_bytes)
-            .collect();
-        self.bytes(&bytes)
-    }
-
-    fn indices(&mut self, indices: &[u32]) -> u64 {
-        let bytes: Vec<u8> = indices.iter().flat_map(|i| i.to_le_bytes()).collect();
-        self.bytes(&bytes)
-    }
-}
-
-/// Makes its operands and launches.
-type Launch = Box<dyn Fn(&mut Memory) -> Result<(), KernelError>>;
-
-/// A launch on fixed numbers.
-struct Case {
-    name: String,
-    ptx: Ptx,
-    launch: Launch,
-}
-
-impl Case {
-    /// What all memory holds after it, the kernel's text exchanged for `text`.
-    fn run(&self, text: &str) -> Result<Vec<u8>, String> {
-        let gpu = Gpu::new(80);
-        // Without an instruction a loop may have no end.
-        gpu.virtual_device()
-            .set_instruction_limit(100_000)
-            .expect("a limit");
-        gpu.virtual_device()
-            .set_checks(Checks::STRICT)
-            .expect("checks");
-        gpu.kernels
-            .replace(&self.name, 0, text)
-            .unwrap_or_else(|e| panic!("{e}\n{text}"));
-        let mut memory = Memory {
-            gpu: &gpu,
-            kept: vec![],
-        };
-        (self.launch)(&mut memory).map_err(|e| e.to_string())?;
-        gpu.finish()?;
-        let mut all = vec![];
-        for slice in &memory.kept {
-            all.extend(gpu.stream.clone_dtoh(slice).map_err(|e| format!("{e:?}"))?);
-        }
-        Ok(all)
-    }
-}
-
-/// An instruction, not a directive or a label, and none that only ends the text.
-fn is_instruction(line: &str) -> bool {
-    let line = line.trim();
-    line.ends_with(';') && !line.starts_with('.') && line != "ret;"
-}
 
 /// Instructions without which nothing changes, and why.
 const SPARE: &[(&str, &str)] = &[
@@ -109,49 +33,8 @@ const SPARE: &[(&str, &str)] = &[
 
 const ALL_HAVE_IT: &str = "all lanes have what one of them stores";
 
-/// Drops each instruction of the cases' texts that comes from these files, and says which ones none of the cases misses.
-fn survivors(files: &[&str], cases: &[Case]) -> Vec<String> {
-    let file = |origin: &str| origin.split(':').next().unwrap_or_default().to_owned();
-    let mut seen: BTreeMap<String, (String, bool)> = BTreeMap::new();
-    for case in cases {
-        let want = case
-            .run(case.ptx.text())
-            .unwrap_or_else(|e| panic!("{}: {e}", case.name));
-        let origins: std::collections::BTreeSet<&str> = (case.ptx.lines())
-            .filter(|(line, _)| is_instruction(line))
-            .map(|(_, origin)| origin)
-            .filter(|origin| files.contains(&file(origin).as_str()))
-            .collect();
-        for origin in origins {
-            let entry = seen.entry(origin.to_owned()).or_default();
-            if entry.1 {
-                continue;
-            }
-            let kept = (case.ptx.lines()).map(|(line, at)| {
-                if at == origin && is_instruction(line) {
-                    ""
-                } else {
-                    line
-                }
-            });
-            let text = kept.collect::<Vec<_>>().join("\n");
-            let dropped = case.ptx.lines().find(|(_, at)| *at == origin);
-            entry.0 = dropped.map_or(String::new(), |(line, _)| line.trim().to_owned());
-            entry.1 = case.run(&text).as_ref() != Ok(&want);
-        }
-    }
-    let missed = seen.into_iter().filter(|(at, (line, caught))| {
-        let line = format!("{}: {line}", file(at));
-        !caught && SPARE.iter().all(|(spare, _)| *spare != line)
-    });
-    missed
-        .map(|(at, (line, _))| format!("{at}: {line}"))
-        .collect()
-}
-
 fn all_are_needed(files: &[&str], cases: &[Case]) {
-    let survivors = survivors(files, cases);
-    assert!(survivors.is_empty(), "{survivors:#?}");
+    dropped::all_are_needed(files, cases, SPARE);
 }
 
 /// A launch, whose addresses come from `Memory`.

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test uses a part of it")]
 
 pub mod case;
+pub mod dropped;
 pub mod sass;
 
 use std::sync::Arc;
