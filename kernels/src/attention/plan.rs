@@ -121,6 +121,7 @@ struct Values {
     weights_stride: usize,
     lanes_log2: u32,
     row_step: usize,
+    registers: usize,
     weights: usize,
     statistics_at: usize,
     log2_e: f64,
@@ -199,6 +200,15 @@ impl Variant {
             (_, ..=64) => [4, 8],
             (Kind::Forward, _) => [4, 4],
             _ => [3, 4],
+        }
+    }
+
+    /// Registers of a thread at most: three blocks of a multiprocessor where the sums leave room for that, else two.
+    fn registers(self) -> usize {
+        match (self.kind, self.width) {
+            (Kind::Forward, _) | (Kind::Queries, 32) => 168,
+            (Kind::Keys, 32) if !self.biased => 168,
+            _ => 255,
         }
     }
 
@@ -286,6 +296,7 @@ impl Variant {
             weights_stride,
             lanes_log2: lanes.ilog2(),
             row_step: THREADS / lanes,
+            registers: self.registers(),
             weights: layout[4],
             statistics_at: layout[5],
             log2_e: std::f64::consts::LOG2_E,
