@@ -44,11 +44,12 @@ fn quick_draws_pictures_and_the_same_on_one_thread_or_two() {
         .map(|c| (c["arm"].as_str().unwrap(), &c["metrics"]))
         .map(|(arm, m)| (arm, m["trainable parameters"].as_f64().unwrap()))
         .collect();
-    let lora = 4.0 * 20.0 * (4.0 * 256.0 + 2.0 * 640.0);
+    // Two blocks of width 64.
+    let lora = 2.0 * 20.0 * (4.0 * 128.0 + 2.0 * 320.0);
     assert_eq!(numbers["lora r=20"], lora);
-    assert_eq!(numbers["kind"], lora + 4.0 * 6.0 * 20.0);
+    assert_eq!(numbers["kind"], lora + 2.0 * 6.0 * 20.0);
     assert_eq!(numbers["kind, shared tailors"], numbers["kind"]);
-    assert_eq!(numbers["svdiff"], 4.0 * 6.0 * 128.0);
+    assert_eq!(numbers["svdiff"], 2.0 * 6.0 * 64.0);
     let page = fs::read_to_string(folders[0].path().join("report.html")).unwrap();
     assert_eq!(page.matches("data:image/png;base64,iVBOR").count(), 13);
 }

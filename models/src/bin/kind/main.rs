@@ -28,7 +28,7 @@ use deltaw_models::train::denoise::Sampling;
 use deltaw_models::train::{Comparison, Recipe, Seer, Task};
 use deltaw_models::vit::VitConfig;
 
-use transfer::{Ancestor, Arm, Base, LOSS, Setup, Transfer, pretrain, taken_apart};
+use transfer::{Ancestor, Arm, Base, Inherits, LOSS, Setup, Transfer, pretrain, taken_apart};
 
 const PAPER: Paper = Paper {
     slug: "kind",
@@ -81,7 +81,7 @@ const PAPER: Paper = Paper {
         ("full", "every parameter of the dense twin"),
         (
             "heuristic learngene",
-            "the twin's last two blocks and output, the rest new; every parameter",
+            "the twin's upper half of blocks and output, the rest new; every parameter",
         ),
         ("from scratch", "every parameter of a new dense model"),
         ("pre-trained kind", "each kind with its own tailors"),
@@ -157,18 +157,13 @@ const FRESH: Partition = Partition {
     silent: true,
 };
 
-fn arms() -> Vec<Arm> {
-    let all: fn(&str) -> bool = |_| true;
-    let learngenes: fn(&str) -> bool = |name| !name.contains(".tailors.");
-    let top: fn(&str) -> bool = |name| {
-        ["transformer_blocks.2.", "transformer_blocks.3.", "proj_out"]
-            .iter()
-            .any(|part| name.starts_with(part))
-    };
+/// Of models of so many blocks.
+fn arms(blocks: usize) -> Vec<Arm> {
+    let (all, top) = (Inherits::Whole, Inherits::Top(blocks / 2));
     let gated = |name, ancestor, partition| Arm {
         name,
         ancestor: Some(ancestor),
-        inherits: learngenes,
+        inherits: Inherits::Learngenes,
         partition: Some(partition),
         method: Box::new(Tailors) as Box<dyn Method>,
     };
@@ -236,16 +231,17 @@ fn pictures(share: Share, [train, rest]: [usize; 2]) -> Result<ImageTask> {
 }
 
 fn experiment(run: &mut Run) -> Result<Verdict> {
+    let small = |patch, width, blocks| DitConfig::small(16, patch, 3, width, blocks, SEEN.groups);
     let setup = Setup {
-        config: DitConfig::small(16, 4, 3, 128, 4, SEEN.groups),
+        config: run.pick(small(8, 64, 2), small(4, 128, 4), small(4, 128, 4)),
         partition: SEEN,
         recipe: Recipe {
             average: Some(0.99),
-            ..Recipe::new(run.pick(4, 280, 1500), run.pick(8, 32, 64), 1e-3)
+            ..Recipe::new(run.pick(3, 280, 1500), run.pick(4, 32, 64), 1e-3)
         },
-        levels: run.pick(2, 8, 8),
+        levels: run.pick(1, 8, 8),
         sampling: Sampling {
-            steps: run.pick(3, 20, 50),
+            steps: run.pick(2, 20, 50),
             guidance: 1.5,
         },
         shots: [128, run.pick(1, 16, 32)],
@@ -260,7 +256,7 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
     let judge = Seer::on(
         run,
         eyes,
-        &Recipe::new(run.pick(10, 600, 1000), 64, 2e-3),
+        &Recipe::new(run.pick(10, 600, 1000), run.pick(16, 64, 64), 2e-3),
         &novel,
     )?;
     let mut bases: BTreeMap<(Ancestor, u64), Base> = BTreeMap::new();
@@ -279,7 +275,8 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
         taken_apart(stage, &setup, &seen, &first.weights, &device)
     })?;
 
-    let arms = arms();
+    let blocks = setup.config.num_layers;
+    let arms = arms(blocks);
     let transfer = Transfer::new(&setup, &arms, &bases, &judge, ("novel kinds", novel))?;
     run.config(
         "accuracy of the judge on real test pictures",
@@ -293,13 +290,13 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
         };
         macs("kind") < macs(rival)
     });
-    let methods = self::arms().into_iter();
+    let methods = self::arms(blocks).into_iter();
     let methods: Vec<Box<dyn Method>> = methods.map(|arm| Box::new(arm) as _).collect();
     let comparison = Comparison {
         methods: &methods,
         recipe: Recipe {
             average: Some(0.99),
-            ..Recipe::new(run.pick(2, 70, 300), run.pick(8, 32, 64), 0.0)
+            ..Recipe::new(run.pick(2, 70, 300), run.pick(4, 32, 64), 0.0)
         },
         rates: run.pick(
             vec![4e-3],

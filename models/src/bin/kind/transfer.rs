@@ -79,14 +79,40 @@ impl Ancestor {
     }
 }
 
+/// What an arm takes of its ancestor; never the embeddings of kinds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inherits {
+    /// All.
+    Whole,
+    /// All but tailors.
+    Learngenes,
+    /// The blocks from this one on, and what follows them.
+    Top(usize),
+}
+
+impl Inherits {
+    fn takes(self, name: &str) -> bool {
+        let block = name
+            .strip_prefix("transformer_blocks.")
+            .and_then(|rest| rest.split_once('.'));
+        let block = block.and_then(|(number, _)| number.parse::<usize>().ok());
+        let within = match self {
+            Inherits::Whole => true,
+            Inherits::Learngenes => !name.contains(".tailors."),
+            Inherits::Top(first) => block.map_or(name.starts_with("proj_out"), |b| b >= first),
+        };
+        within && !name.starts_with(HEADS[0])
+    }
+}
+
 /// How an arm begins and is trained.
 pub struct Arm {
     /// Its name.
     pub name: &'static str,
     /// Where its weights come from.
     pub ancestor: Option<Ancestor>,
-    /// Which of them it takes, by name.
-    pub inherits: fn(&str) -> bool,
+    /// Which of them it takes.
+    pub inherits: Inherits,
     /// Its components, if it has any.
     pub partition: Option<Partition>,
     /// What trains.
@@ -410,7 +436,7 @@ impl Task for Transfer<'_> {
                 .get(&(ancestor, seed))
                 .or_else(|| self.bases.get(&(ancestor, 1)));
             let base = base.ok_or_else(|| Error::Invalid(format!("{}: no ancestor", arm.name)))?;
-            let taken = |name: &str| !name.starts_with(HEADS[0]) && (arm.inherits)(name);
+            let taken = |name: &str| arm.inherits.takes(name);
             denoiser.store.load(&base.weights, taken)?;
         }
         Ok(Box::new(Heir {
