@@ -211,8 +211,8 @@ pub fn families(device: &Device, tokens: usize) -> Result<Vec<Subject>> {
         );
     }
     {
-        let store = Store::new(device, 0);
-        let params = (0..48)
+        let (store, count) = (Store::new(device, 0), (tokens / 32).clamp(1, 48));
+        let params = (0..count)
             .map(|i| {
                 store
                     .root()
@@ -225,9 +225,9 @@ pub fn families(device: &Device, tokens: usize) -> Result<Vec<Subject>> {
         }
         let mut adam = AdamW::new(0.01);
         add(
-            "AdamW of 48 matrices 768x768".into(),
+            format!("AdamW of {count} matrices 768x768"),
             0,
-            7 * 4 * 48 * d * d,
+            7 * 4 * count as u64 * d * d,
             Box::new(move || adam.step(&params, &grads, 1e-4)),
         );
     }

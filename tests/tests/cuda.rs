@@ -401,3 +401,20 @@ proptest! {
         near("rms_norm", &[x, gain], &[value, dx, columns], |x| rms_norm(&x[0], &x[1], 0.25));
     }
 }
+
+/// Indices from the host, from a selection and copies of either are checked without being read; others are read. All are checked.
+#[test]
+fn indices_out_of_range_are_refused() {
+    let device = &gpu().device;
+    let table = tensor(&[5, 3], 1).to_device(device).unwrap();
+    let index = |values: &[u32]| Tensor::from_slice(values, &[values.len()], device).unwrap();
+    let refused = |index: &Tensor| table.gather_rows(index).is_err();
+    assert!(!refused(&index(&[4, 0])) && refused(&index(&[0, 5])));
+    let joined = |a: &[u32], b: &[u32]| Tensor::concat(&[&index(a), &index(b)], 0).unwrap();
+    assert!(refused(&joined(&[1, 2], &[3, 7])) && refused(&joined(&[9], &[3])));
+    assert!(!refused(&joined(&[1, 2], &[3, 4])));
+    let (_, best) = tensor(&[6], 2).to_device(device).unwrap().top_k(6).unwrap();
+    assert!(refused(&best));
+    let (_, best) = tensor(&[5], 2).to_device(device).unwrap().top_k(2).unwrap();
+    assert!(!refused(&best) && !refused(&best.deep_clone().unwrap()));
+}

@@ -74,13 +74,13 @@ fn arms() -> Vec<Box<dyn Method>> {
 }
 
 fn experiment(run: &mut Run) -> Result<Verdict> {
-    let most = run.pick(64, 1000, 2000);
+    let most = run.pick(8, 1000, 2000);
     // A file that cannot be used should be known before the base is made.
     let own = run.options().data.as_ref();
     let own = own.map(|path| user::read(path, &Labels::Found, &Fractions::default()));
     let own = own.transpose()?;
     let base = english::base(run)?;
-    let recipe = Recipe::new(run.pick(8, 150, 300), run.pick(16, 32, 32), 0.0);
+    let recipe = Recipe::new(run.pick(2, 150, 300), run.pick(8, 32, 32), 0.0);
     let tasks: Vec<Box<dyn Task + '_>> = match &own {
         Some(task) => {
             let tests = [(task.name.as_str(), task)];

@@ -59,7 +59,7 @@ pub fn base(run: &mut Run) -> Result<Base> {
         rate: 0.2,
         asked: 4,
     };
-    let recipe = Recipe::new(run.pick(30, 1000, 2000), 64, 4e-3);
+    let recipe = Recipe::new(run.pick(8, 1000, 2000), run.pick(8, 64, 64), 4e-3);
     run.config("pre-training steps", recipe.steps)?;
     Base::pretrained(run, config, tokenizer, cloze, &recipe, || {
         Ok(corpus::scripture(&Fractions::default(), |_| true)?.train)
