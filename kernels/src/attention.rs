@@ -281,6 +281,7 @@ impl Attention {
             width: width.unwrap_or(Self::MAX_WIDTH),
             chunks: self.d.is_multiple_of(4) && heads.iter().all(Heads::by_chunks),
             biased: self.bias.is_some(),
+            small: kind != Kind::Bias && self.tq.max(self.tk) <= Variant::SMALL,
         }
     }
 

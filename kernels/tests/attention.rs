@@ -164,6 +164,7 @@ impl Setup {
             width: 32,
             chunks: self.d.is_multiple_of(4),
             biased: self.bias.is_some(),
+            small: kind != Kind::Bias && self.tq.max(self.tk) <= Variant::SMALL,
         };
         Case {
             name: variant.name(),

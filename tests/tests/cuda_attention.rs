@@ -44,11 +44,13 @@ proptest! {
     }
 }
 
-/// Over several tiles of keys and of queries, where the largest score moves, and with more keys than queries and fewer.
+/// In one small tile; over several of keys and of queries, where the largest score moves, and with more keys than queries and fewer.
 #[test]
 fn over_several_tiles() {
     for (tq, tk, causal, d, bias) in [
         (300, 300, true, 32, None),
+        (32, 32, true, 16, None),
+        (9, 31, false, 128, Some([false, false, false, true])),
         (40, 300, false, 64, Some([true, true, false, false])),
         (260, 130, true, 64, Some([false, true, true, false])),
         (130, 260, true, 128, Some([true, false, false, true])),

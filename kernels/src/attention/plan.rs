@@ -82,6 +82,8 @@ pub struct Variant {
     pub chunks: bool,
     /// Whether the scores have a bias.
     pub biased: bool,
+    /// Whether the tile is one for few queries and keys.
+    pub small: bool,
 }
 
 /// The part of the scores that a block has at a time.
@@ -155,21 +157,24 @@ impl Variant {
     /// Tiles are this wide: smaller heads are filled up with zeros.
     pub const WIDTHS: [usize; 3] = [32, 64, 128];
 
-    /// One of each text; dbias has a bias always.
+    /// The most queries and keys that a small tile is taken for: the tile.
+    pub const SMALL: usize = 32;
+
+    /// One of each text; dbias has a bias always, and no small tile.
     pub fn all() -> Vec<Variant> {
         let mut all = vec![];
         for kind in [Kind::Forward, Kind::Queries, Kind::Keys, Kind::Bias] {
             for width in Self::WIDTHS {
-                for (chunks, biased) in [(true, false), (true, true), (false, false), (false, true)]
-                {
-                    let variant = Variant {
-                        kind,
-                        width,
-                        chunks,
-                        biased,
-                    };
-                    if biased || kind != Kind::Bias {
-                        all.push(variant);
+                for i in 0..8 {
+                    let [chunks, biased, small] = [1, 2, 4].map(|bit| i & bit != 0);
+                    if kind != Kind::Bias || (biased && !small) {
+                        all.push(Variant {
+                            kind,
+                            width,
+                            chunks,
+                            biased,
+                            small,
+                        });
                     }
                 }
             }
@@ -191,12 +196,14 @@ impl Variant {
             ""
         };
         let copies = if self.chunks { "" } else { "_elements" };
-        format!("{kind}_{}{bias}{copies}", self.width)
+        let small = if self.small { "_small" } else { "" };
+        format!("{kind}_{}{small}{bias}{copies}", self.width)
     }
 
     /// Scores of a lane: rows and columns. The widest heads' gradients leave room for less.
     fn scores(self) -> [usize; 2] {
         match (self.kind, self.width) {
+            _ if self.small => [2, 4],
             (_, ..=64) => [4, 8],
             (Kind::Forward, _) => [4, 4],
             _ => [3, 4],
