@@ -281,6 +281,18 @@ impl Lanes for Zmm {
     }
 }
 
+/// Asks for the cache line at `p`, which will be needed soon; any address will do.
+#[inline(always)]
+pub(super) fn prefetch(p: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 CPU has the instruction, and it faults on no address.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// Work that is compiled once for each path.
 pub(super) trait Kernel {
     /// Does it. Implementations are `#[inline(always)]`.

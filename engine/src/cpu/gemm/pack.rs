@@ -1,19 +1,21 @@
 //! Operands laid out for the register tiles: B in panels of columns, shared by all threads; A in tiles of rows where its own
 //! layout would be walked across.
 
+use std::ops::Range;
+
 use super::lanes::{Kernel, Lanes};
 use super::tile::{Columns, Epilogue, Rows, product, store};
 use super::{Layout, Operand, ROWS, Term};
 
-/// Packs columns `first..first + columns` of B, `k` rows, into `panel`: rows of whole registers, zeros after the last column.
+/// Packs rows `terms` of columns `first..first + columns` of B into `panel`: rows of whole registers, zeros after the last column.
 pub(super) struct Panel<'a, B> {
     pub b: &'a [B],
     pub layout: Layout,
-    pub k: usize,
+    pub terms: Range<usize>,
     pub first: usize,
     pub columns: usize,
     pub term: Option<Term<'a>>,
-    /// `k` rows of `columns` rounded up to whole registers, then `rank` such rows as room for the term.
+    /// A row of `columns`, rounded up to whole registers, for each of the terms, then `rank` such rows as room for the update.
     pub panel: *mut f32,
 }
 
@@ -21,19 +23,20 @@ impl<B: Operand> Kernel for Panel<'_, B> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(&self) {
         let stride = self.columns.next_multiple_of(L::WIDTH);
+        let (start, k) = (self.terms.start, self.terms.len());
         // SAFETY: the caller made `panel` long enough and checked that B holds its layout's elements.
         unsafe {
             copy::<L, B>(
-                self.b,
+                self.b.get(start * self.layout.rows..).unwrap_or_default(),
                 self.layout,
-                self.k,
+                k,
                 self.first,
                 self.columns,
                 self.panel,
                 stride,
             );
-            if let Some(term) = self.term {
-                let right = self.panel.add(self.k * stride);
+            if let Some(mut term) = self.term {
+                let right = self.panel.add(k * stride);
                 copy::<L, f32>(
                     term.right.0,
                     term.right.1,
@@ -43,7 +46,9 @@ impl<B: Operand> Kernel for Panel<'_, B> {
                     right,
                     stride,
                 );
-                add::<L>(term, self.k, self.panel, right, stride);
+                let (left, layout) = term.left;
+                term.left.0 = left.get(start * layout.rows..).unwrap_or_default();
+                add::<L>(term, k, self.panel, right, stride);
             }
         }
     }

@@ -1,6 +1,8 @@
 //! The general product: slabs of packed B, and blocks of C that threads take.
 
-use super::lanes::{Kernel, Lanes, run, tile_width};
+use std::ops::Range;
+
+use super::lanes::{Kernel, Lanes, prefetch, run, tile_width};
 use super::pack::{self, Panel};
 use super::scratch::{self, Kind};
 use super::tile::{Columns, Epilogue, Rows, product, store};
@@ -16,6 +18,8 @@ const SLAB: usize = 1 << 19;
 #[derive(Clone, Copy)]
 struct Slab {
     packed: *const f32,
+    /// The part of k that is packed: from, to.
+    terms: (usize, usize),
     first: usize,
     columns: usize,
     /// Columns of a whole panel.
@@ -31,88 +35,141 @@ struct Slab {
 // SAFETY: the packed elements are only read while the slab is shared.
 unsafe impl Sync for Slab {}
 
+/// Packed rows of A over a slab's terms.
+#[derive(Clone, Copy)]
+struct Tiles {
+    start: *const f32,
+    /// Elements from one tile to the next.
+    stride: usize,
+    /// The first row.
+    first: usize,
+}
+
+// SAFETY: as above.
+unsafe impl Sync for Tiles {}
+
 impl Job<'_> {
     pub(super) fn packed<B: Operand>(&self, b: &[B], layout: Layout, term: Option<Term>) {
         let (Dims { n, k, .. }, width) = (self.dims, tile_width(self.isa));
-        let panel = (k + term.map_or(0, |t| t.rank)) * width;
-        let most = (SLAB / panel.max(1)).max(1) * width;
-        let side = self.beside.map_or(0, |beside| beside.n.div_ceil(width));
-        // A B without columns is a slab too, for what is beside it.
-        for first in (0..n.max(1)).step_by(most) {
-            let columns = most.min(n - first);
-            let own = columns.div_ceil(width);
-            let panels = if first + columns == n {
-                own + side
-            } else {
-                own
-            };
-            scratch::with(Kind::Shared, panels * panel, |packed| {
-                let target = Disjoint::new(packed);
-                threads::par_chunks(panels, (PIECE / 8 / panel.max(1)).max(1), |range| {
-                    for i in range {
-                        // SAFETY: each panel is taken once.
-                        let panel =
-                            unsafe { target.slice(i * panel..(i + 1) * panel).as_mut_ptr() };
-                        if let (Some(beside), true) = (self.beside, i >= own) {
-                            let first = (i - own) * width;
-                            let (b, layout) = beside.right;
-                            let columns = width.min(beside.n - first);
-                            let term = None;
-                            // SAFETY: S was checked against its layout.
-                            unsafe {
-                                run(
-                                    self.isa,
-                                    &Panel {
+        // Where A is packed, so is one block along k at a time of both, lest either be walked across many pages at once.
+        let span = if self.packs_rows() {
+            depth(k)
+        } else {
+            k.max(1)
+        };
+        for start in (0..k.max(1)).step_by(span) {
+            let terms = start..(start + span).min(k);
+            let panel = (terms.len() + term.map_or(0, |t| t.rank)) * width;
+            let most = (SLAB / panel.max(1)).max(1) * width;
+            // A B without columns is a slab too, for what is beside it.
+            for first in (0..n.max(1)).step_by(most) {
+                let columns = most.min(n - first);
+                let own = columns.div_ceil(width);
+                let beside = self.beside.filter(|_| first + columns == n);
+                let panels = own + beside.map_or(0, |beside| beside.n.div_ceil(width));
+                scratch::with(Kind::Columns, panels * panel, |packed| {
+                    let target = Disjoint::new(packed);
+                    threads::par_chunks(panels, (PIECE / 8 / panel.max(1)).max(1), |range| {
+                        for i in range {
+                            // SAFETY: each panel is taken once.
+                            let panel =
+                                unsafe { target.slice(i * panel..(i + 1) * panel).as_mut_ptr() };
+                            match beside.filter(|_| i >= own) {
+                                Some(Beside { right, n, .. }) => {
+                                    let (first, terms) = ((i - own) * width, terms.clone());
+                                    let part = Panel {
+                                        b: right.0,
+                                        layout: right.1,
+                                        terms,
+                                        first,
+                                        columns: width.min(n - first),
+                                        term: None,
+                                        panel,
+                                    };
+                                    // SAFETY: S was checked against its layout.
+                                    unsafe { run(self.isa, &part) };
+                                }
+                                None => {
+                                    let part = Panel {
                                         b,
                                         layout,
-                                        k,
-                                        first,
-                                        columns,
+                                        terms: terms.clone(),
+                                        first: first + i * width,
+                                        columns: width.min(columns - i * width),
                                         term,
                                         panel,
-                                    },
-                                );
+                                    };
+                                    // SAFETY: B was checked against its layout.
+                                    unsafe { run(self.isa, &part) };
+                                }
                             }
-                            continue;
                         }
-                        let columns = width.min(columns - i * width);
-                        // SAFETY: B was checked against its layout.
-                        unsafe {
-                            run(
-                                self.isa,
-                                &Panel {
-                                    b,
-                                    layout,
-                                    k,
-                                    first: first + i * width,
-                                    columns,
-                                    term,
-                                    panel,
-                                },
-                            );
-                        }
+                    });
+                    self.slab(Slab {
+                        packed: target.as_ptr(),
+                        terms: (terms.start, terms.end),
+                        first,
+                        columns,
+                        width,
+                        panel,
+                        own,
+                        panels,
+                    });
+                });
+            }
+        }
+    }
+
+    /// A whose rows are not contiguous is packed, lest each term of a sum touch another line.
+    fn packs_rows(&self) -> bool {
+        self.a_layout.cols != 1
+    }
+
+    /// All rows of C over the columns of a slab.
+    fn slab(&self, slab: Slab) {
+        let m = self.dims.m;
+        if !self.packs_rows() {
+            return self.blocks(slab, 0..m, None);
+        }
+        let terms = slab.terms.1 - slab.terms.0;
+        let tile = terms * ROWS + 16;
+        let most = (SLAB / tile).max(1) * ROWS;
+        for first in (0..m).step_by(most) {
+            let rows = most.min(m - first);
+            let tiles = rows.div_ceil(ROWS);
+            scratch::with(Kind::Rows, tiles * tile, |packed| {
+                let target = Disjoint::new(packed);
+                threads::par_chunks(tiles, (PIECE / 8 / tile).max(1), |range| {
+                    let at = first + range.start * ROWS;
+                    let layout = self.a_layout;
+                    // SAFETY: each tile is taken once; A was checked against its layout.
+                    unsafe {
+                        let to = target.slice(range.start * tile..range.end * tile);
+                        let a = self
+                            .a
+                            .as_ptr()
+                            .wrapping_add(at * layout.rows + slab.terms.0 * layout.cols);
+                        let rows = (range.len() * ROWS).min(first + rows - at);
+                        pack::rows(a, layout, rows, terms, to.as_mut_ptr(), tile);
                     }
                 });
-                self.blocks(Slab {
-                    packed: target.as_ptr(),
+                let packed = Tiles {
+                    start: target.as_ptr(),
+                    stride: tile,
                     first,
-                    columns,
-                    width,
-                    panel,
-                    own,
-                    panels,
-                });
+                };
+                self.blocks(slab, first..first + rows, Some(packed));
             });
         }
     }
 
-    /// All rows of C over the columns of a slab.
-    fn blocks(&self, slab: Slab) {
-        let Dims { m, k, .. } = self.dims;
+    /// Some rows of C, which packed A begins with if there is one, over the columns of a slab.
+    fn blocks(&self, slab: Slab, range: Range<usize>, packed: Option<Tiles>) {
+        let (m, terms) = (range.len(), slab.terms.1 - slab.terms.0);
         // What lies beside B joins the last group.
         let group = (256 / slab.width).min(slab.own).max(1);
         let groups = slab.own.div_ceil(group).max(1);
-        let work = |rows: usize| rows * group * slab.width * k.max(1);
+        let work = |rows: usize| rows * group * slab.width * terms.max(1);
         let mut rows = 16 * ROWS;
         while rows > 2 * ROWS && m.div_ceil(rows) * groups < 16 && work(rows) > PIECE {
             rows /= 2;
@@ -120,34 +177,22 @@ impl Job<'_> {
         while rows < m && work(rows) < PIECE / 2 {
             rows *= 2;
         }
-        // A whose rows are not contiguous is packed, lest each term of a sum touch another line.
-        let pack = self.a_layout.cols != 1;
-        let depth = depth(k);
-        let tile = depth * ROWS + 16;
         let blocks = m.div_ceil(rows);
         threads::par_pieces(blocks * groups, |piece| {
             // A group of panels stays near while the rows go by.
             let (row, group_at) = (piece % blocks * rows, piece / blocks * group);
             let last = piece / blocks + 1 == groups;
             let group_end = if last { slab.panels } else { group_at + group };
-            let rows = rows.min(m - row);
-            scratch::with(
-                Kind::Own,
-                if pack { rows.div_ceil(ROWS) * tile } else { 0 },
-                |own| {
-                    let block = Block {
-                        job: self,
-                        slab,
-                        rows: row..row + rows,
-                        panels: group_at..group_end,
-                        depth,
-                        tile,
-                        own: if pack { Some(own.as_mut_ptr()) } else { None },
-                    };
-                    // SAFETY: blocks of C do not overlap; the slices were checked; `own` holds the block's tiles.
-                    unsafe { run(self.isa, &block) }
-                },
-            );
+            let block = Block {
+                job: self,
+                slab,
+                rows: range.start + row..range.start + m.min(row + rows),
+                panels: group_at..group_end,
+                depth: depth(self.dims.k),
+                packed,
+            };
+            // SAFETY: blocks of C do not overlap; the slices were checked; packed A holds the block's tiles.
+            unsafe { run(self.isa, &block) }
         });
     }
 }
@@ -161,33 +206,36 @@ fn depth(k: usize) -> usize {
 struct Block<'a, 'b> {
     job: &'a Job<'b>,
     slab: Slab,
-    rows: std::ops::Range<usize>,
-    panels: std::ops::Range<usize>,
+    rows: Range<usize>,
+    panels: Range<usize>,
     depth: usize,
-    /// Elements from one packed tile of A to the next.
-    tile: usize,
-    /// Room for packed A, unless it is read where it lies.
-    own: Option<*mut f32>,
+    /// Packed A, unless it is read where it lies.
+    packed: Option<Tiles>,
 }
 
 impl Kernel for Block<'_, '_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(&self) {
         let (job, slab, layout) = (self.job, self.slab, self.job.a_layout);
-        let (first, k) = (self.rows.start, job.dims.k);
-        let mut start = 0;
+        let (first, (from, to)) = (self.rows.start, slab.terms);
+        let mut start = from;
         loop {
-            let depth = self.depth.min(k - start);
-            // SAFETY: the caller's: A and C hold their layouts' elements, the slab its panels, `own` the block's tiles.
+            let depth = self.depth.min(to - start);
+            // SAFETY: the caller's: A and C hold their layouts' elements, the slab its panels, packed A the block's tiles.
             unsafe {
                 let mut a = job
                     .a
                     .as_ptr()
                     .wrapping_add(first * layout.rows + start * layout.cols);
                 let (mut row, mut step, mut next) = (layout.rows, layout.cols, ROWS * layout.rows);
-                if let Some(own) = self.own {
-                    pack::rows(a, layout, self.rows.len(), depth, own, self.tile);
-                    (a, row, step, next) = (own, 1, ROWS, self.tile);
+                if let Some(Tiles {
+                    start,
+                    stride,
+                    first: top,
+                }) = self.packed
+                {
+                    a = start.add((first - top) / ROWS * stride);
+                    (row, step, next) = (1, ROWS, stride);
                 }
                 for panel in self.panels.clone() {
                     let beside = job.beside.filter(|_| panel >= slab.own);
@@ -196,7 +244,9 @@ impl Kernel for Block<'_, '_> {
                     let columns = slab.width.min(whole - column);
                     let stride = columns.next_multiple_of(L::WIDTH);
                     let b = Columns {
-                        start: slab.packed.add(panel * slab.panel + start * stride),
+                        start: slab
+                            .packed
+                            .add(panel * slab.panel + (start - from) * stride),
                         stride,
                         part: columns % L::WIDTH,
                     };
@@ -235,7 +285,7 @@ impl Kernel for Block<'_, '_> {
                 }
             }
             start += depth;
-            if start >= k {
+            if start >= to {
                 break;
             }
         }
@@ -253,6 +303,12 @@ unsafe fn tile_into<L: Lanes, const N: usize>(
 ) {
     // SAFETY: the caller's; B's panel is padded to whole registers.
     unsafe {
+        // C comes near while the sums run.
+        for i in 0..a.count {
+            for j in (0..N * L::WIDTH).step_by(16) {
+                prefetch(c.wrapping_add(i * c_stride + j));
+            }
+        }
         let sum = product::<L, ROWS, N, false>(k, a, b);
         store::<L, ROWS, N>(sum, a.count, b.part, epilogue, c, c_stride);
     }

@@ -11,9 +11,9 @@ struct Line(#[expect(dead_code, reason = "read as part of a slice")] [f32; 16]);
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     /// Packed B, or partial sums.
-    Shared,
+    Columns,
     /// Packed A.
-    Own,
+    Rows,
 }
 
 thread_local! {

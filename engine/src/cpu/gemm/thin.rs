@@ -228,7 +228,7 @@ impl Job<'_> {
         if layout.rows == 1 {
             return rows(b.as_ptr(), layout.cols);
         }
-        scratch::with(Kind::Shared, n * k, |columns| {
+        scratch::with(Kind::Columns, n * k, |columns| {
             for (p, j) in (0..k).flat_map(|p| (0..n).map(move |j| (p, j))) {
                 columns[j * k + p] = b[p * layout.rows + j * layout.cols];
             }
@@ -305,7 +305,7 @@ impl Job<'_> {
         let k = self.dims.k;
         let terms = STRIP_TERMS.max(k.div_ceil(16));
         let (pieces, size) = (k.div_ceil(terms), rows * columns);
-        scratch::with(Kind::Shared, pieces * size, |sums| {
+        scratch::with(Kind::Columns, pieces * size, |sums| {
             let parts = Disjoint::new(sums);
             threads::par_pieces(pieces, |piece| {
                 let first = piece * terms;
