@@ -11,6 +11,8 @@ use deltaw_engine::cpu::gemm::{Dims, Layout, Scale, gemm};
 use deltaw_engine::device::cuda::Cuda;
 use deltaw_engine::prelude::*;
 
+use crate::compare::tensor_on;
+
 /// FLOPs of one step by kind.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Work {
@@ -66,12 +68,8 @@ impl Work {
 /// The device's own.
 pub fn rate_on(cuda: &Cuda, device: &Device, [rows, m, n]: [usize; 3]) -> Result<f64> {
     // A chip draws less power, and so runs faster, on numbers that are all alike.
-    let uneven = |shape: [usize; 2]| {
-        let values = (0..(shape[0] * shape[1]) as u32).map(|i| i.wrapping_mul(2_654_435_761) >> 8);
-        let values: Vec<f32> = values.map(|i| i as f32 / (1 << 23) as f32 - 1.0).collect();
-        Tensor::from_slice(&values, &shape, device)
-    };
-    let (x, w) = (uneven([rows, n])?, uneven([m, n])?.t()?);
+    let x = tensor_on(&[rows, n], 1, device)?;
+    let w = tensor_on(&[m, n], 2, device)?.t()?;
     let mut seconds = Vec::new();
     for _ in 0..18 {
         cuda.synchronize()?;

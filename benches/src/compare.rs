@@ -31,6 +31,14 @@ pub fn tensor(shape: &[usize], seed: u64) -> Result<Tensor> {
     )
 }
 
+/// The same on a device.
+///
+/// # Errors
+/// It cannot be made.
+pub fn tensor_on(shape: &[usize], seed: u64, device: &Device) -> Result<Tensor> {
+    tensor(shape, seed)?.to_device(device)
+}
+
 /// Value and, where it has them, gradients of a function of trained tensors (those of f32), for a fixed incoming gradient.
 ///
 /// # Errors

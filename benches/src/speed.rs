@@ -6,7 +6,7 @@ use deltaw_engine::device::cuda::Cuda;
 use deltaw_engine::prelude::*;
 
 use crate::bound::median;
-use crate::compare::tensor;
+use crate::compare::tensor_on;
 use crate::product::{Product, TYPES};
 
 /// A layer `[in] → [out]` of a model: GPT-2 small and ViT-B/16 (768), DiT-B/2's modulation, LLaMA-7B.
@@ -30,10 +30,6 @@ pub struct Subject {
     pub run: Box<dyn FnMut() -> Result<()>>,
 }
 
-fn of_device(shape: &[usize], seed: u64, device: &Device) -> Result<Tensor> {
-    tensor(shape, seed)?.to_device(device)
-}
-
 /// Products of a type over so many tokens.
 ///
 /// # Errors
@@ -42,8 +38,8 @@ pub fn products(device: &Device, tokens: usize) -> Result<Vec<Subject>> {
     let mut all = Vec::new();
     for (model, inside, out) in LAYERS {
         let (x, w) = (
-            of_device(&[tokens, inside], 1, device)?,
-            of_device(&[out, inside], 2, device)?,
+            tensor_on(&[tokens, inside], 1, device)?,
+            tensor_on(&[out, inside], 2, device)?,
         );
         for (name, operands, dtype) in TYPES {
             let name = format!("{model} {tokens}x{out}x{inside} {name}");
@@ -97,9 +93,9 @@ pub fn families(device: &Device, tokens: usize) -> Result<Vec<Subject>> {
             run,
         });
     };
-    let x = of_device(&[tokens, 768], 1, device)?;
-    let (gain, bias) = (of_device(&[768], 2, device)?, of_device(&[768], 3, device)?);
-    let wide = of_device(&[tokens, 3072], 4, device)?;
+    let x = tensor_on(&[tokens, 768], 1, device)?;
+    let (gain, bias) = (tensor_on(&[768], 2, device)?, tensor_on(&[768], 3, device)?);
+    let wide = tensor_on(&[tokens, 3072], 4, device)?;
     {
         let wide = wide.clone();
         add(
@@ -180,7 +176,7 @@ pub fn families(device: &Device, tokens: usize) -> Result<Vec<Subject>> {
             .collect();
         let (ids, table) = (
             Tensor::from_slice(&ids, &[tokens], device)?,
-            of_device(&[5000, 768], 5, device)?.trained(),
+            tensor_on(&[5000, 768], 5, device)?.trained(),
         );
         add(
             format!("embedding and its gradient {t} of 5000x768"),
@@ -233,7 +229,7 @@ pub fn families(device: &Device, tokens: usize) -> Result<Vec<Subject>> {
     }
     {
         let sequences = (tokens / 128).max(1);
-        let of = |seed| of_device(&[sequences, 12, 128, 64], seed, device);
+        let of = |seed| tensor_on(&[sequences, 12, 128, 64], seed, device);
         let (q, k, v) = (of(6)?.trained(), of(7)?.trained(), of(8)?.trained());
         let flops = 4 * (sequences * 12 * 128 * 128 * 64) as u64;
         let bytes = 4 * 4 * (sequences * 12 * 128 * 64) as u64;
@@ -257,10 +253,10 @@ pub fn families(device: &Device, tokens: usize) -> Result<Vec<Subject>> {
         );
     }
     {
-        let (x, w) = (x.trained(), of_device(&[3072, 768], 9, device)?);
+        let (x, w) = (x.trained(), tensor_on(&[3072, 768], 9, device)?);
         let (a, b) = (
-            of_device(&[8, 768], 10, device)?.trained(),
-            of_device(&[3072, 8], 11, device)?.trained(),
+            tensor_on(&[8, 768], 10, device)?.trained(),
+            tensor_on(&[3072, 8], 11, device)?.trained(),
         );
         let thin = 4 * t * 8 * (768 + 3072) * 2;
         add(

@@ -119,6 +119,13 @@ struct Place {
 }
 
 impl Place {
+    /// The offsets of a kernel's arguments with those of its matrices' fields.
+    fn within(mut arguments: crate::Offsets) -> crate::Offsets {
+        let own = crate::offsets!(Place: batch stride);
+        arguments.extend(own.into_iter().filter(|(name, _)| *name != "size"));
+        arguments
+    }
+
     /// A matrix of elements of so many bytes.
     fn new(x: Matrix, bytes: usize) -> Place {
         Place {

@@ -4,9 +4,30 @@ pub mod fixture;
 pub mod gpu;
 pub mod small;
 
+use std::path::Path;
+
 pub use deltaw_benches::compare::numbers;
 use deltaw_engine::cpu::threads;
 use deltaw_engine::prelude::*;
+
+/// Compares a table with the committed file of that name in `tests/data`; with `UPDATE=1` in the environment it is written anew.
+///
+/// # Panics
+/// They differ.
+pub fn as_committed(file: &str, table: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("data")
+        .join(file);
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, table).unwrap();
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == table,
+        "{} differs; UPDATE=1 writes it anew:\n{table}",
+        path.display()
+    );
+}
 
 /// A function under test.
 pub type Function<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;

@@ -1,10 +1,10 @@
 //! What every kernel family does at the sizes of real layers, by the software driver's counters, in a committed table.
 
 use std::fmt::Write;
-use std::path::Path;
 
 use deltaw_benches::speed::{self, Subject};
 use deltaw_emulator::{Checks, Counters};
+use deltaw_tests::as_committed;
 use deltaw_tests::gpu::Gpu;
 
 const TOKENS: usize = 128;
@@ -95,14 +95,5 @@ fn the_counters_are_as_committed() {
             );
         }
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/counters.txt");
-    if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(&path, &table).unwrap();
-    }
-    let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        committed == table,
-        "{} differs; UPDATE=1 writes it anew:\n{table}",
-        path.display()
-    );
+    as_committed("counters.txt", &table);
 }

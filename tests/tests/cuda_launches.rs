@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::Path;
 
 use deltaw_engine::prelude::*;
 use deltaw_models::decoder::{Decoder, DecoderConfig, next_token_loss};
@@ -10,6 +9,7 @@ use deltaw_models::methods::Method;
 use deltaw_models::methods::adalora::AdaLora;
 use deltaw_models::methods::lora::Lora;
 use deltaw_models::methods::selective::Full;
+use deltaw_tests::as_committed;
 use deltaw_tests::gpu::Gpu;
 
 /// The kernels of the third step of a GPT-2 of four blocks, and how often each is launched.
@@ -73,14 +73,5 @@ fn a_steps_launches_are_as_committed() {
             writeln!(table, "{count:6} {kernel}").unwrap();
         }
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/launches.txt");
-    if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(&path, &table).unwrap();
-    }
-    let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        committed == table,
-        "{} differs; UPDATE=1 writes it anew:\n{table}",
-        path.display()
-    );
+    as_committed("launches.txt", &table);
 }

@@ -11,6 +11,7 @@ use deltaw_engine::optim::AdamW;
 use deltaw_engine::prelude::*;
 use deltaw_models::diffusion::{Process, Sampler, sample};
 use deltaw_models::dit::{Dit, DitConfig};
+use deltaw_models::experiment::environment;
 use deltaw_models::methods::Method as _;
 use deltaw_models::methods::lora::Lora;
 use deltaw_models::methods::selective::Full;
@@ -126,14 +127,10 @@ fn run(args: &Arguments) -> std::result::Result<(), Box<dyn std::error::Error>> 
             })?
         }
     };
-    let name = args
-        .method
-        .to_possible_value()
-        .map(|v| v.get_name().to_owned());
     let rounded = |x: f64| (x * 1e3).round() / 1e3;
     let fastest = milliseconds.iter().copied().fold(f64::INFINITY, f64::min);
     let line = json!({
-        "program": "deltaw", "model": "dit", "method": name, "batch": args.batch, "seq": (SIDE / PATCH).pow(2),
+        "program": "deltaw", "model": "dit", "method": environment::name(args.method), "batch": args.batch, "seq": (SIDE / PATCH).pow(2),
         "dim": args.dim, "layers": args.layers, "rank": args.rank, "threads": threads::threads(),
         "isa": simd::isa().name(), "trainable_parameters": store.count_trained(),
         "median_ms": rounded(median(&mut milliseconds)), "fastest_ms": rounded(fastest),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use deltaw_benches::bound::{median, rate, rate_on};
 use deltaw_benches::subject::{Method, Model, Sizes, Subject};
 use deltaw_benches::{memory, profile};
@@ -74,12 +74,6 @@ struct Arguments {
     /// Write a Chrome trace of the timed steps here, and the time per op to standard error.
     #[arg(long)]
     profile: Option<PathBuf>,
-}
-
-fn name(value: impl ValueEnum) -> String {
-    value
-        .to_possible_value()
-        .map_or_else(String::new, |v| v.get_name().to_owned())
 }
 
 fn run(args: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
@@ -158,7 +152,7 @@ fn run(args: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         .map(|cuda| rounded(cuda.peak_bytes() as f64 / f64::from(1 << 20)));
     let line = json!({
         "device": environment::name(args.device), "tf32": args.tf32, "peak_device_mib": peak_device,
-        "program": "deltaw", "model": name(args.model), "method": name(args.method),
+        "program": "deltaw", "model": environment::name(args.model), "method": environment::name(args.method),
         "batch": args.batch, "seq": args.seq, "dim": args.dim, "layers": args.layers, "heads": sizes.heads,
         "rank": args.rank, "threads": threads::threads(), "isa": simd::isa().name(),
         "trainable_parameters": params.iter().map(Param::len).sum::<usize>(), "tokens": subject.tokens,

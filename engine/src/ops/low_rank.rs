@@ -130,6 +130,31 @@ impl LowRank {
         let lambda = self.has_lambda.then(|| inputs[4 + self.has_bias as usize]);
         (bias, lambda)
     }
+
+    /// Whether backward needs h: for dB and dλ.
+    fn wants_h(&self, f: &Forward, inputs: &[&Tensor]) -> bool {
+        f.needs(3) || self.has_lambda && f.needs(inputs.len() - 1)
+    }
+
+    /// Saves what backward needs.
+    fn keep(&self, f: &mut Forward, inputs: &[&Tensor], x: &Tensor, h: &Tensor) {
+        if self.wants_h(f, inputs) {
+            f.save(5, h);
+        }
+        if f.needs(2) {
+            f.save(0, x);
+        }
+        if f.needs_any() {
+            f.save(2, inputs[2]);
+            f.save(3, inputs[3]);
+            if let (_, Some(lambda)) = self.optional(inputs) {
+                f.save(4, lambda);
+            }
+        }
+        if f.needs(0) {
+            f.save(1, inputs[1]);
+        }
+    }
 }
 
 impl Op for LowRank {
@@ -154,7 +179,7 @@ impl Op for LowRank {
             Factors::new(a, b, lambda, self.scale)?,
             bias.map(Tensor::packed).transpose()?,
         );
-        let wants_h = f.needs(3) || lambda.is_some() && f.needs(inputs.len() - 1);
+        let wants_h = self.wants_h(f, inputs);
         let mut h = Tensor::empty(
             &[x.rows(), if wants_h { a.shape()[0] } else { 0 }],
             DType::F32,
@@ -172,22 +197,7 @@ impl Op for LowRank {
             }),
         };
         product_with((&x, false), (w, true), extra, 1.0, 0.0, &mut y)?;
-        if wants_h {
-            f.save(5, &h);
-        }
-        if f.needs(2) {
-            f.save(0, &x);
-        }
-        if f.needs_any() {
-            f.save(2, a);
-            f.save(3, b);
-            if let Some(lambda) = lambda {
-                f.save(4, lambda);
-            }
-        }
-        if f.needs(0) {
-            f.save(1, w);
-        }
+        self.keep(f, inputs, &x, &h);
         Ok(y.relayout(Layout::contiguous(shape)))
     }
 

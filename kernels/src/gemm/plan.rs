@@ -310,6 +310,17 @@ struct Values {
     at: BTreeMap<&'static str, usize>,
 }
 
+/// What a kernel's name says of the epilogue.
+pub(super) fn surroundings(bias: bool, activation: Activation, residual: bool) -> String {
+    let act = match activation {
+        Activation::Identity => String::new(),
+        other => format!("_{}", other.name()),
+    };
+    let [bias, residual] =
+        [(bias, "_bias"), (residual, "_residual")].map(|(is, s)| if is { s } else { "" });
+    format!("{bias}{act}{residual}")
+}
+
 impl Variant {
     /// The kernel's name, different for each variant.
     pub fn name(&self) -> String {
@@ -334,15 +345,7 @@ impl Variant {
         if let Some(pair) = self.extension {
             name += &format!("_ext_{}", loaders(pair));
         }
-        if self.bias {
-            name += "_bias";
-        }
-        if self.activation != Activation::Identity {
-            name += &format!("_{}", self.activation.name());
-        }
-        if self.residual {
-            name += "_residual";
-        }
+        name += &surroundings(self.bias, self.activation, self.residual);
         if self.split {
             name += "_split";
         }
@@ -425,16 +428,6 @@ impl Variant {
         } else {
             [warp[0] / 16, warp[1] / 8]
         };
-        macro_rules! offsets {
-            ($($field:ident)*) => {
-                BTreeMap::from([
-                    ("size", size_of::<Arguments>()),
-                    ("batch", offset_of!(Place, batch)),
-                    ("stride", offset_of!(Place, stride)),
-                    $((stringify!($field), offset_of!(Arguments, $field)),)*
-                ])
-            };
-        }
         Values {
             name: self.name(),
             operands: self.operands.name(),
@@ -487,7 +480,9 @@ impl Variant {
             b: self.operand(false, 1),
             a2: self.operand(true, 0),
             b2: self.operand(true, 1),
-            at: offsets!(m n k k2 y r bias alpha beta scale chunks chunk),
+            at: Place::within(
+                crate::offsets!(Arguments: m n k k2 y r bias alpha beta scale chunks chunk),
+            ),
         }
     }
 }

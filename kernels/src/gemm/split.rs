@@ -4,13 +4,12 @@
 //! block sums a part of k into a matrix of its own, and a second pass adds these in their order, with what else surrounds the
 //! product: no atomic adds, the same bits on every run of a device.
 
-use std::collections::BTreeMap;
-use std::mem::offset_of;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaStream, DeviceRepr};
 use serde::Serialize;
 
+use super::plan::surroundings;
 use super::{Activation, Gemm, Matrix, Output, Place, Tile, Type};
 use crate::kernels::Grid;
 use crate::template::{Ptx, Template};
@@ -244,17 +243,8 @@ impl Fold {
 
     /// The kernel's name, different for each variant.
     pub fn name(&self) -> String {
-        let mut name = format!("gemm_fold_{}", self.output.name());
-        if self.bias {
-            name += "_bias";
-        }
-        if self.activation != Activation::Identity {
-            name += &format!("_{}", self.activation.name());
-        }
-        if self.residual {
-            name += "_residual";
-        }
-        name
+        let around = surroundings(self.bias, self.activation, self.residual);
+        format!("gemm_fold_{}{around}", self.output.name())
     }
 
     /// The kernel's text.
@@ -271,17 +261,7 @@ impl Fold {
             activation: &'static str,
             residual: bool,
             threads: u32,
-            at: BTreeMap<&'static str, usize>,
-        }
-        macro_rules! offsets {
-            ($($field:ident)*) => {
-                BTreeMap::from([
-                    ("size", size_of::<Arguments>()),
-                    ("batch", offset_of!(Place, batch)),
-                    ("stride", offset_of!(Place, stride)),
-                    $((stringify!($field), offset_of!(Arguments, $field)),)*
-                ])
-            };
+            at: crate::Offsets,
         }
         TEMPLATE.expand(Values {
             name: self.name(),
@@ -291,7 +271,7 @@ impl Fold {
             activation: self.activation.name(),
             residual: self.residual,
             threads: THREADS,
-            at: offsets!(sums y r bias count parts m n alpha beta),
+            at: Place::within(crate::offsets!(Arguments: sums y r bias count parts m n alpha beta)),
         })
     }
 }

@@ -48,22 +48,7 @@ impl LowRank {
             beta: 0.0,
         };
         cuda.product(by_rows, &x, w, &around, &mut y)?;
-        if f.needs(3) || lambda.is_some() && f.needs(inputs.len() - 1) {
-            f.save(5, &h);
-        }
-        if f.needs(2) {
-            f.save(0, &x);
-        }
-        if f.needs_any() {
-            f.save(2, a);
-            f.save(3, b);
-            if let Some(lambda) = lambda {
-                f.save(4, lambda);
-            }
-        }
-        if f.needs(0) {
-            f.save(1, w);
-        }
+        self.keep(f, inputs, &x, &h);
         Ok(y.relayout(Layout::contiguous(shape)))
     }
 
