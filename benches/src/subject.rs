@@ -8,7 +8,6 @@ use deltaw_models::methods::adalora::AdaLora;
 use deltaw_models::methods::lora::Lora;
 use deltaw_models::methods::selective::Full;
 use deltaw_models::methods::{Attached, Method as _};
-use deltaw_models::transformer::Activation;
 use deltaw_models::vit::{ImageHead, Vit, VitConfig};
 
 use crate::bound::{Wants, Work};
@@ -173,16 +172,11 @@ fn vit(store: &Store, sizes: Sizes, device: &Device) -> Result<Loss> {
 
 fn bert(store: &Store, sizes: Sizes, device: &Device) -> Result<Loss> {
     let config = EncoderConfig {
-        vocab_size: VOCABULARY,
         hidden_size: sizes.dim,
         num_hidden_layers: sizes.layers,
         num_attention_heads: sizes.heads,
         intermediate_size: 4 * sizes.dim,
-        max_position_embeddings: sizes.seq,
-        type_vocab_size: 2,
-        layer_norm_eps: 1e-12,
-        hidden_act: Activation::Gelu,
-        hidden_dropout_prob: 0.0,
+        ..EncoderConfig::small(VOCABULARY, sizes.seq)
     };
     let encoder = Encoder::new(&store.at("bert"), &config)?;
     let head = SequenceHead::new(&store.root(), &config, CLASSES)?;

@@ -20,6 +20,7 @@ pub mod pool;
 pub mod random;
 mod saved;
 pub mod site;
+pub mod source;
 pub mod store;
 pub mod tape;
 pub mod tensor;
@@ -57,6 +58,7 @@ pub mod prelude {
     pub use crate::param::{Param, Training};
     pub use crate::random::{Purpose, RandomKey};
     pub use crate::site::{Delta, Role, Site, Wrap};
+    pub use crate::source::Source;
     pub use crate::store::{Init, Path, Store};
     pub use crate::tape::{GradVisitor, Gradients, Grads, backward, backward_with};
     pub use crate::tensor::{LeafId, Tensor};

@@ -11,6 +11,7 @@ use crate::param::Param;
 use crate::pool::{Tag, tagged};
 use crate::random::{Purpose, RandomKey};
 use crate::site::Site;
+use crate::source::{Source, held};
 use crate::tensor::Tensor;
 use crate::weights::Weights;
 
@@ -62,7 +63,14 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     device: Device,
     seed: u64,
+    given: Option<Given>,
     tables: Mutex<Tables>,
+}
+
+/// Where the values of parameters are taken from, and which are drawn nevertheless.
+struct Given {
+    source: Arc<dyn Source>,
+    drawn: Vec<String>,
 }
 
 #[derive(Default)]
@@ -77,8 +85,69 @@ impl Store {
         Store(Arc::new(Inner {
             device: device.clone(),
             seed,
+            given: None,
             tables: Mutex::default(),
         }))
+    }
+
+    /// An empty store whose parameters take their values from a source as they are made, so that no other value is held
+    /// meanwhile; those whose name starts with one of `drawn` come from `seed`. Matrices of bf16 and f16 stay in their type,
+    /// everything else is f32.
+    pub fn from_source(
+        device: &Device,
+        seed: u64,
+        source: Arc<dyn Source>,
+        drawn: &[&str],
+    ) -> Self {
+        let drawn = drawn.iter().map(|d| d.to_string()).collect();
+        Store(Arc::new(Inner {
+            device: device.clone(),
+            seed,
+            given: Some(Given { source, drawn }),
+            tables: Mutex::default(),
+        }))
+    }
+
+    /// A value from the source; None where there is no source, or the name is one of those to be drawn.
+    ///
+    /// # Errors
+    /// A value that is missing, of another shape, or no numbers.
+    fn given(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>> {
+        let Some(Given { source, drawn }) = &self.0.given else {
+            return Ok(None);
+        };
+        if drawn.iter().any(|prefix| name.starts_with(prefix.as_str())) {
+            return Ok(None);
+        }
+        let Some((dtype, found)) = source.describe(name) else {
+            let names = source.names();
+            let near = nearest(name, names.iter());
+            let near = near.map_or(String::new(), |n| format!("; nearest: `{n}`"));
+            let detail = format!("missing, of shape {shape:?}{near}");
+            return Err(source.error(name, &detail));
+        };
+        if found != shape {
+            let detail = format!("has shape {found:?}, but the model wants {shape:?}");
+            return Err(source.error(name, &detail));
+        }
+        let held = held(dtype, shape.len()).ok_or_else(|| {
+            source.error(
+                name,
+                &format!("is {dtype}, but the model wants numbers (f32, bf16, f16)"),
+            )
+        })?;
+        source.read(name, held, self.device()).map(Some)
+    }
+
+    /// Names of the source that no parameter has taken.
+    pub fn unused(&self) -> Vec<String> {
+        let Some(given) = &self.0.given else {
+            return vec![];
+        };
+        let tables = self.tables();
+        let mut names = given.source.names();
+        names.retain(|n| !tables.params.contains_key(n));
+        names
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -294,14 +363,19 @@ impl Path {
         self.store.device()
     }
 
-    /// Makes the parameter `leaf`.
+    /// Makes the parameter `leaf`, with its value from the store's source or else as `init` says.
     ///
     /// # Errors
-    /// The name is taken.
+    /// The name is taken; a source that lacks the value or has it in another shape.
     pub fn param(&self, leaf: &str, shape: &[usize], init: Init) -> Result<Param> {
         let name = self.name(leaf);
-        let key = RandomKey::new(self.store.seed(), Purpose::Init, &name);
-        let value = tagged(Tag::Weights, || init.tensor(shape, key, self.device()))?;
+        let value = tagged(Tag::Weights, || match self.store.given(&name, shape)? {
+            Some(value) => Ok(value),
+            None => {
+                let key = RandomKey::new(self.store.seed(), Purpose::Init, &name);
+                init.tensor(shape, key, self.device())
+            }
+        })?;
         self.store.add(&name, value)
     }
 }

@@ -10,12 +10,17 @@
 use deltaw_engine::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use deltaw_engine::checkpoint::Checkpoint;
+
 use crate::components::Partition;
+use crate::hub::Config;
 use crate::layers::{Embedding, Linear, cut};
 use crate::transformer::{Activation, FeedForward, Projections, SelfAttention, check_heads};
 
 /// Sinusoids of a time step.
 const TIME_FEATURES: usize = 256;
+/// Height and width of the largest sample that a checkpoint may be for.
+const LARGEST_SAMPLE: usize = 512;
 /// ε of the norms before attention and before the output.
 const EPS: f32 = 1e-6;
 
@@ -62,6 +67,37 @@ impl DitConfig {
             attention_head_dim: 32,
             num_embeds_ada_norm: classes,
             norm_eps: 1e-5,
+        }
+    }
+
+    /// Of diffusers' `config.json`.
+    ///
+    /// # Errors
+    /// A field that is missing or absurd, or a variant that the model here has not.
+    pub fn from_diffusers(config: &Config) -> Result<Self> {
+        config.only("activation_fn", "gelu-approximate")?;
+        config.only("attention_bias", true)?;
+        config.only("norm_type", "ada_norm_zero")?;
+        config.only("norm_elementwise_affine", false)?;
+        let size = |name| config.size(&[name]);
+        let sizes = DitConfig {
+            sample_size: size("sample_size")?,
+            patch_size: size("patch_size")?,
+            in_channels: size("in_channels")?,
+            out_channels: config.size(&["out_channels", "in_channels"])?,
+            num_layers: size("num_layers")?,
+            num_attention_heads: size("num_attention_heads")?,
+            attention_head_dim: size("attention_head_dim")?,
+            num_embeds_ada_norm: size("num_embeds_ada_norm")?,
+            norm_eps: config.number("norm_eps")?.unwrap_or(1e-5) as f32,
+        };
+        // Positions are computed, so that no tensor's shape bounds them.
+        match sizes.sample_size <= LARGEST_SAMPLE {
+            true => Ok(sizes),
+            false => Err(config.refuse(
+                "sample_size",
+                format!("is {}; wanted at most {LARGEST_SAMPLE}", sizes.sample_size),
+            )),
         }
     }
 
@@ -376,34 +412,29 @@ impl Dit {
             rest => Tensor::concat(&[&guided, &with.narrow(1, channels, rest)?], 1),
         }
     }
+}
 
-    /// A checkpoint of diffusers, where every block holds a copy of the embedders, as this model's parameters: one copy.
-    ///
-    /// # Errors
-    /// Blocks whose embedders differ.
-    pub fn from_diffusers(weights: &Weights) -> Result<Weights> {
-        let mut out = Weights::default();
-        for (name, tensor) in weights.iter() {
-            let Some((_, leaf)) = name.split_once(".norm1.emb.") else {
-                out.insert(name, tensor.clone());
-                continue;
-            };
-            let first = format!("{CONDITIONING}.{leaf}");
-            let same = match weights.get(&first) {
-                Some(kept) => kept.to_vec::<f64>()? == tensor.to_vec::<f64>()?,
-                None => false,
-            };
-            if !same {
-                let detail = format!("is not `{first}`; a DiT's blocks share their embedders");
-                return Err(Error::Param {
-                    name: name.into(),
-                    detail,
-                });
-            }
-            if name == first {
-                out.insert(name, tensor.clone());
-            }
+/// What stands between a block's number and the parameters of its copy of the embedders.
+const COPY: &str = ".norm1.emb.";
+
+/// The parameter of a tensor in diffusers' files, where every block holds a copy of the embedders: of these the first alone. None for
+/// the positions, which are computed.
+pub(crate) fn parameter(name: &str) -> Option<String> {
+    let copy = name.contains(COPY) && !name.starts_with(CONDITIONING);
+    (!copy && name != "pos_embed.pos_embed").then(|| name.into())
+}
+
+/// An error unless all copies of the embedders are the same.
+pub(crate) fn check_copies(checkpoint: &Checkpoint) -> Result<()> {
+    for name in checkpoint.names() {
+        let Some((_, leaf)) = name.split_once(COPY) else {
+            continue;
+        };
+        let first = format!("{CONDITIONING}.{leaf}");
+        if !checkpoint.equal(&name, &first) {
+            let detail = format!("is not `{first}`; a DiT's blocks share their embedders");
+            return Err(checkpoint.error(&name, &detail));
         }
-        Ok(out)
     }
+    Ok(())
 }

@@ -1,15 +1,65 @@
 //! The transformer encoder in BERT's form (Devlin et al. 2019): embeddings, post-norm blocks, heads; the parameter names
-//! are those of Hugging Face's `BertModel` under `bert.`, with `classifier` and `cls.predictions` beside it.
+//! are those of Hugging Face's `BertModel` under `bert.`, with `classifier` and `cls.predictions` beside it. RoBERTa (Liu et al.
+//! 2019) is the same under `roberta.`, but for where its positions start and what its heads are called.
 
 use deltaw_engine::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::hub::Config;
 use crate::layers::{Embedding, Linear, Norm};
 use crate::transformer::{Activation, FeedForward, Place, SelfAttention, SubLayers, check_heads};
+
+/// Whose names and positions an encoder has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EncoderFamily {
+    /// Positions 0, 1, ….
+    #[default]
+    Bert,
+    /// A row's tokens count from `pad + 1`, and padding is at position `pad`.
+    Roberta {
+        /// The id of padding.
+        pad: u32,
+    },
+}
+
+impl EncoderFamily {
+    /// Where the encoder lies in a store.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            EncoderFamily::Bert => "bert",
+            EncoderFamily::Roberta { .. } => "roberta",
+        }
+    }
+
+    /// Where the masked-token head lies.
+    pub fn masked_prefix(self) -> &'static str {
+        match self {
+            EncoderFamily::Bert => "cls.predictions",
+            EncoderFamily::Roberta { .. } => "lm_head",
+        }
+    }
+
+    /// How names of heads begin.
+    pub(crate) fn heads(self) -> &'static [&'static str] {
+        match self {
+            EncoderFamily::Bert => &["bert.pooler.", "classifier.", "cls.", "qa_outputs."],
+            EncoderFamily::Roberta { .. } => {
+                &["roberta.pooler.", "classifier.", "lm_head.", "qa_outputs."]
+            }
+        }
+    }
+
+    fn is_bert(&self) -> bool {
+        *self == EncoderFamily::Bert
+    }
+}
 
 /// Sizes of an encoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EncoderConfig {
+    /// Whose names and positions it has.
+    #[serde(default, skip_serializing_if = "EncoderFamily::is_bert")]
+    pub family: EncoderFamily,
     /// Number of tokens in the vocabulary.
     pub vocab_size: usize,
     /// Width `d`.
@@ -20,7 +70,7 @@ pub struct EncoderConfig {
     pub num_attention_heads: usize,
     /// Width of the feed-forward.
     pub intermediate_size: usize,
-    /// Longest sequence.
+    /// Rows of the table of positions.
     pub max_position_embeddings: usize,
     /// Number of segment types.
     pub type_vocab_size: usize,
@@ -36,6 +86,7 @@ impl EncoderConfig {
     /// Four blocks of width 128 with four heads: what the default runs pre-train in about a minute.
     pub fn small(vocab_size: usize, max_position_embeddings: usize) -> Self {
         EncoderConfig {
+            family: EncoderFamily::Bert,
             vocab_size,
             hidden_size: 128,
             num_hidden_layers: 4,
@@ -47,6 +98,74 @@ impl EncoderConfig {
             hidden_act: Activation::Gelu,
             hidden_dropout_prob: 0.0,
         }
+    }
+
+    /// Of a checkpoint's `config.json`. Attention probabilities are never dropped, whatever it says.
+    ///
+    /// # Errors
+    /// A field that is missing or absurd, or a variant that the encoder here has not.
+    pub fn from_hugging_face(config: &Config) -> Result<Self> {
+        config.only("position_embedding_type", "absolute")?;
+        config.only("is_decoder", false)?;
+        config.only("add_cross_attention", false)?;
+        let family = match config.text("model_type")? {
+            Some("roberta") => EncoderFamily::Roberta {
+                pad: config.size_if(&["pad_token_id"])?.unwrap_or(1) as u32,
+            },
+            _ => EncoderFamily::Bert,
+        };
+        let size = |name| config.size(&[name]);
+        let sizes = EncoderConfig {
+            family,
+            vocab_size: size("vocab_size")?,
+            hidden_size: size("hidden_size")?,
+            num_hidden_layers: size("num_hidden_layers")?,
+            num_attention_heads: size("num_attention_heads")?,
+            intermediate_size: size("intermediate_size")?,
+            max_position_embeddings: size("max_position_embeddings")?,
+            type_vocab_size: config.size_if(&["type_vocab_size"])?.unwrap_or(2),
+            layer_norm_eps: config.number("layer_norm_eps")?.unwrap_or(1e-12) as f32,
+            hidden_act: config.activation(&["hidden_act"])?,
+            hidden_dropout_prob: config.probability("hidden_dropout_prob")?,
+        };
+        if sizes.longest() == 0 {
+            let detail = format!(
+                "is {}, which leaves no position",
+                sizes.max_position_embeddings
+            );
+            return Err(config.refuse("max_position_embeddings", detail));
+        }
+        Ok(sizes)
+    }
+
+    /// The longest sequence.
+    pub fn longest(&self) -> usize {
+        match self.family {
+            EncoderFamily::Bert => self.max_position_embeddings,
+            EncoderFamily::Roberta { pad } => self
+                .max_position_embeddings
+                .saturating_sub(pad as usize + 1),
+        }
+    }
+
+    /// The parameter of a checkpoint's tensor: a bare `BertModel`, as sentence-transformers writes it, lacks the `bert.`, and the
+    /// oldest files call a norm's parameters `gamma` and `beta`. None for buffers and for copies of the word table.
+    pub(crate) fn parameter(&self, name: &str) -> Option<String> {
+        let copies = ["cls.predictions.decoder.", "lm_head.decoder."];
+        if name.ends_with("embeddings.position_ids")
+            || name.ends_with("embeddings.token_type_ids")
+            || copies.iter().any(|part| name.starts_with(part))
+        {
+            return None;
+        }
+        let name = name
+            .replace("LayerNorm.gamma", "LayerNorm.weight")
+            .replace("LayerNorm.beta", "LayerNorm.bias");
+        let bare = ["embeddings.", "encoder.", "pooler."];
+        Some(match bare.iter().any(|part| name.starts_with(part)) {
+            true => format!("{}.{name}", self.family.prefix()),
+            false => name,
+        })
     }
 }
 
@@ -99,6 +218,49 @@ impl Block {
     }
 }
 
+/// What fine-tuning sees of a model that reads text in both directions.
+pub trait TextEncoder {
+    /// Width d of its states.
+    fn width(&self) -> usize;
+
+    /// Number of blocks.
+    fn layers(&self) -> usize;
+
+    /// The longest sequence.
+    fn longest(&self) -> usize;
+
+    /// Number of tokens in the vocabulary.
+    fn vocabulary(&self) -> usize;
+
+    /// `ids` and `token_types` `[B, T]` to states `[B, T, d]`; `ctx.mask` says which tokens are real.
+    ///
+    /// # Errors
+    /// Sequences longer than the model's, indices out of range.
+    fn forward(&self, ctx: &Context, ids: &Tensor, token_types: &Tensor) -> Result<Tensor>;
+}
+
+impl TextEncoder for Encoder {
+    fn width(&self) -> usize {
+        self.config.hidden_size
+    }
+
+    fn layers(&self) -> usize {
+        self.config.num_hidden_layers
+    }
+
+    fn longest(&self) -> usize {
+        self.config.longest()
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn forward(&self, ctx: &Context, ids: &Tensor, token_types: &Tensor) -> Result<Tensor> {
+        Encoder::forward(self, ctx, ids, token_types)
+    }
+}
+
 /// Embeddings and blocks.
 pub struct Encoder {
     config: EncoderConfig,
@@ -111,7 +273,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// A new encoder below `path` (usually `bert`).
+    /// A new encoder below `path` (usually [`EncoderFamily::prefix`]).
     ///
     /// # Errors
     /// A width that does not divide into the heads, or names that are taken.
@@ -141,25 +303,25 @@ impl Encoder {
         &self.config
     }
 
-    /// `ids` and `token_types` `[B, T]` to embeddings `[B, T, d]`, at positions 0, 1, ….
+    /// `ids` and `token_types` `[B, T]` to embeddings `[B, T, d]`, at the family's positions.
     ///
     /// # Errors
     /// Sequences longer than the position table, indices out of range.
     pub fn embed(&self, ctx: &Context, ids: &Tensor, token_types: &Tensor) -> Result<Tensor> {
-        let len = ids.last_dim();
-        if len > self.config.max_position_embeddings {
+        let (len, most) = (ids.last_dim(), self.config.longest());
+        if len > most {
             return Err(Error::Invalid(format!(
-                "encoder: sequences of {len} tokens, but there are {} positions; truncate",
-                self.config.max_position_embeddings
+                "encoder: sequences of {len} tokens, but there are {most} positions; truncate"
             )));
         }
-        let positions = self
-            .positions
-            .forward(&Tensor::arange(len, ids.device())?)?;
+        let places = match self.config.family {
+            EncoderFamily::Bert => Tensor::arange(len, ids.device())?,
+            EncoderFamily::Roberta { pad } => counted(ids, pad)?,
+        };
         let sum = self
             .words
             .forward(ids)?
-            .add(&positions)?
+            .add(&self.positions.forward(&places)?)?
             .add(&self.types.forward(token_types)?)?;
         self.place.finish(ctx, ids, self.norm.forward(&sum)?)
     }
@@ -183,6 +345,21 @@ impl Encoder {
     }
 }
 
+/// RoBERTa's positions of ids `[B, T]`: `pad + n` for a row's n-th token, n from 1, and `pad` for padding.
+fn counted(ids: &Tensor, pad: u32) -> Result<Tensor> {
+    let mut places = ids.to_vec::<u32>()?;
+    for row in places.chunks_mut(ids.last_dim().max(1)) {
+        let mut last = pad;
+        for place in row {
+            if *place != pad {
+                last += 1;
+                *place = last;
+            }
+        }
+    }
+    Tensor::from_slice(&places, ids.shape(), ids.device())
+}
+
 /// Masked-token head: dense, activation, norm, then the word table as the output matrix, with a bias of its own.
 pub struct MaskedLmHead {
     dense: Linear,
@@ -192,22 +369,20 @@ pub struct MaskedLmHead {
 }
 
 impl MaskedLmHead {
-    /// Below `path` (usually `cls.predictions`).
+    /// Below `path` (usually [`EncoderFamily::masked_prefix`]).
     ///
     /// # Errors
     /// Names that are taken.
     pub fn new(path: &Path, config: &EncoderConfig) -> Result<Self> {
-        let (d, transform) = (config.hidden_size, path.at("transform"));
+        let (d, layer) = (config.hidden_size, config.num_hidden_layers);
+        let (dense, norm, activation) = match config.family {
+            EncoderFamily::Bert => ("transform.dense", "transform.LayerNorm", config.hidden_act),
+            EncoderFamily::Roberta { .. } => ("dense", "layer_norm", Activation::Gelu),
+        };
         Ok(MaskedLmHead {
-            dense: Linear::new(
-                &transform.at("dense"),
-                Role::Other,
-                config.num_hidden_layers,
-                d,
-                d,
-            )?,
-            activation: config.hidden_act,
-            norm: Norm::layer(&transform.at("LayerNorm"), d, config.layer_norm_eps)?,
+            dense: Linear::new(&path.at(dense), Role::Other, layer, d, d)?,
+            activation,
+            norm: Norm::layer(&path.at(norm), d, config.layer_norm_eps)?,
             bias: path.param("bias", &[config.vocab_size], Init::ZEROS)?,
         })
     }
@@ -226,22 +401,26 @@ impl MaskedLmHead {
     }
 }
 
-/// Sequence classification: the first token's state through the pooler (dense, tanh) and the classifier.
+/// Sequence classification: the first token's state through dense, tanh and the classifier.
 pub struct SequenceHead {
     pooler: Linear,
     classifier: Linear,
 }
 
 impl SequenceHead {
-    /// `bert.pooler` and `classifier` below `path`.
+    /// `bert.pooler` and `classifier` below `path`; in RoBERTa, `classifier.dense` and `classifier.out_proj`.
     ///
     /// # Errors
     /// Names that are taken.
     pub fn new(path: &Path, config: &EncoderConfig, classes: usize) -> Result<Self> {
         let (d, layer) = (config.hidden_size, config.num_hidden_layers);
+        let (pooler, classifier) = match config.family {
+            EncoderFamily::Bert => ("bert.pooler.dense", "classifier"),
+            EncoderFamily::Roberta { .. } => ("classifier.dense", "classifier.out_proj"),
+        };
         Ok(SequenceHead {
-            pooler: Linear::new(&path.at("bert.pooler.dense"), Role::Other, layer, d, d)?,
-            classifier: Linear::new(&path.at("classifier"), Role::Other, layer, d, classes)?,
+            pooler: Linear::new(&path.at(pooler), Role::Other, layer, d, d)?,
+            classifier: Linear::new(&path.at(classifier), Role::Other, layer, d, classes)?,
         })
     }
 

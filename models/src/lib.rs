@@ -45,6 +45,7 @@ pub mod diffusion;
 pub mod dit;
 pub mod encoder;
 pub mod experiment;
+pub mod hub;
 pub mod layers;
 pub mod methods;
 pub mod metrics;
@@ -66,7 +67,9 @@ pub mod prelude {
     pub use crate::data::tasks;
     pub use crate::data::tokenizer::Tokenizer;
     pub use crate::decoder::{Decoder, DecoderConfig, Generation, next_token_loss};
-    pub use crate::encoder::{Encoder, EncoderConfig, MaskedLmHead, SequenceHead};
+    pub use crate::encoder::{
+        Encoder, EncoderConfig, EncoderFamily, MaskedLmHead, SequenceHead, TextEncoder,
+    };
     pub use crate::layers::{Embedding, Linear, Norm};
     pub use crate::methods::adalora::AdaLora;
     pub use crate::methods::dora::Dora;

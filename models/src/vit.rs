@@ -4,6 +4,7 @@
 use deltaw_engine::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::hub::Config;
 use crate::layers::{Linear, Norm, cut};
 use crate::transformer::{Activation, Place, PreNormBlock, SubLayers, check_heads};
 
@@ -56,6 +57,29 @@ impl VitConfig {
         }
     }
 
+    /// Of a checkpoint's `config.json`. Attention probabilities are never dropped, whatever it says.
+    ///
+    /// # Errors
+    /// A field that is missing or absurd, or a variant that the model here has not.
+    pub fn from_hugging_face(config: &Config) -> Result<Self> {
+        config.only("qkv_bias", true)?;
+        let size = |name| config.size(&[name]);
+        let sizes = VitConfig {
+            image_size: size("image_size")?,
+            patch_size: size("patch_size")?,
+            num_channels: size("num_channels")?,
+            hidden_size: size("hidden_size")?,
+            num_hidden_layers: size("num_hidden_layers")?,
+            num_attention_heads: size("num_attention_heads")?,
+            intermediate_size: size("intermediate_size")?,
+            layer_norm_eps: config.number("layer_norm_eps")?.unwrap_or(1e-12) as f32,
+            hidden_act: config.activation(&["hidden_act"])?,
+            hidden_dropout_prob: config.probability("hidden_dropout_prob")?,
+        };
+        sizes.check().map_err(|e| config.refuse("image_size", e))?;
+        Ok(sizes)
+    }
+
     /// Patches per image.
     pub fn patches(&self) -> usize {
         (self.image_size / self.patch_size.max(1)).pow(2)
@@ -74,6 +98,15 @@ impl VitConfig {
             self.num_attention_heads,
             self.num_attention_heads,
         )
+    }
+}
+
+/// The parameter of a checkpoint's tensor: a bare `ViTModel` lacks the `vit.`.
+pub(crate) fn parameter(name: &str) -> String {
+    let bare = ["embeddings.", "encoder.", "layernorm.", "pooler."];
+    match bare.iter().any(|part| name.starts_with(part)) {
+        true => format!("vit.{name}"),
+        false => name.into(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use deltaw_engine::checkpoint;
 use deltaw_engine::prelude::*;
+use deltaw_models::hub::Folder;
 
 /// A fixture on a device.
 pub struct Fixture {
@@ -32,6 +33,18 @@ impl Fixture {
             config,
             inner: 0,
         }
+    }
+
+    /// A checkpoint's folder with the model's files as Hugging Face's libraries write them.
+    pub fn folder(&self) -> (tempfile::TempDir, Folder) {
+        let folder = tempfile::tempdir().unwrap();
+        let weights = self.weights.iter();
+        let weights = weights.filter(|(n, _)| !n.starts_with("input.") && !n.starts_with("want."));
+        let weights = Weights::new(weights.map(|(n, t)| (n.to_string(), t.clone())));
+        checkpoint::save(&folder.path().join("model.safetensors"), &weights).unwrap();
+        std::fs::write(folder.path().join("config.json"), &self.config).unwrap();
+        let opened = Folder::open(folder.path()).unwrap();
+        (folder, opened)
     }
 
     /// The configuration.

@@ -4,9 +4,18 @@ use deltaw_engine::prelude::*;
 use deltaw_models::components::{Components, Partition};
 use deltaw_models::diffusion::Process;
 use deltaw_models::dit::{Dit, DitConfig};
+use deltaw_models::hub::Folder;
 use deltaw_models::metrics::{frechet_distance, precision_recall};
 use deltaw_tests::fixture::Fixture;
 use proptest::prelude::*;
+
+/// The fixture, with the name of its class, by which a folder of diffusers' is known.
+fn published(device: &Device) -> Fixture {
+    let mut fixture = Fixture::open("dit", device);
+    let class = r#"{"_class_name": "DiTTransformer2DModel", "#;
+    fixture.config = fixture.config.replacen('{', class, 1);
+    fixture
+}
 
 /// The oracle computes in f64 what the file holds in f32.
 #[test]
@@ -15,19 +24,11 @@ fn dit_is_that_of_diffusers() {
         // diffusers computes the sinusoids in f32: the frequency, the angle up to 6, and the sine.
         let fixture = Fixture {
             inner: 2 * (6 + 2),
-            ..Fixture::open("dit", &device)
+            ..published(&device)
         };
-        let config: DitConfig = fixture.read();
-        let store = Store::new(&device, 0);
-        let dit = Dit::new(&store.root(), &config, None).unwrap();
-        let weights = Dit::from_diffusers(&fixture.weights).unwrap();
-        let unused = store.load(&weights, |_| true).unwrap();
-        assert!(
-            unused
-                .iter()
-                .all(|n| n.starts_with("input.") || n.starts_with("want.")),
-            "{unused:?}"
-        );
+        let (_files, folder) = fixture.folder();
+        let store = folder.store(&device, 0, &[]);
+        let dit = folder.dit(&store).unwrap();
         let steps = fixture.floats("input.steps").to_vec::<f32>().unwrap();
         let out = dit
             .forward(
@@ -64,12 +65,14 @@ fn multiplications_are_those_of_the_matrices() {
 
 #[test]
 fn embedders_that_differ_are_refused() {
-    let fixture = Fixture::open("dit", &Device::cpu());
-    let mut weights = fixture.weights.clone();
+    let mut fixture = published(&Device::cpu());
+    let (files, _) = fixture.folder();
     let name = "transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.bias";
+    let weights = &mut fixture.weights;
     let other = weights.get(name).unwrap().affine(1.0, 1.0).unwrap();
     weights.insert(name, other);
-    let message = Dit::from_diffusers(&weights).unwrap_err().to_string();
+    deltaw_engine::checkpoint::save(&files.path().join("model.safetensors"), weights).unwrap();
+    let message = Folder::open(files.path()).err().unwrap().to_string();
     assert!(
         message.contains(name) && message.contains("share their embedders"),
         "{message}"

@@ -1,9 +1,10 @@
 //! The models against Hugging Face's transformers: the same weights, names and inputs give the same logits, losses and
-//! gradients. `tests/fixtures/make_fixtures.py` made the files; what they want was computed in f64.
+//! gradients. `tests/fixtures/make_fixtures.py` and `make_hub.py` made the files; what they want was computed in f64.
 
 use deltaw_engine::prelude::*;
 use deltaw_models::decoder::{Decoder, DecoderConfig, Generation, next_token_loss};
 use deltaw_models::encoder::{Encoder, EncoderConfig, MaskedLmHead, SequenceHead};
+use deltaw_models::hub::{Architecture, Config};
 use deltaw_models::vit::{ImageHead, Vit, VitConfig};
 use deltaw_tests::fixture::Fixture;
 
@@ -22,10 +23,10 @@ fn decoder(name: &str, inner: usize) {
             inner,
             ..Fixture::open(name, &device)
         };
-        let config = DecoderConfig::from_hugging_face(&fixture.config).unwrap();
-        let store = Store::new(&device, 0);
-        let model = Decoder::new(&store.root(), &config).unwrap();
-        fixture.load(&store);
+        let (_files, folder) = fixture.folder();
+        let store = folder.store(&device, 0, &[]);
+        let model = folder.decoder(&store).unwrap();
+        let config = model.config();
         let (ids, mask) = (fixture.integers("input.ids"), fixture.floats("input.mask"));
         let ctx = Context::eval().with_mask(mask.clone());
         let logits = model.forward(&ctx, &ids).unwrap();
@@ -71,26 +72,54 @@ fn llama_with_shared_keys_is_hugging_faces() {
 }
 
 #[test]
-fn bert_with_a_masked_token_head_is_hugging_faces() {
+fn qwen2_with_biases_and_a_tied_head_is_hugging_faces() {
+    decoder("qwen2", 5 * 4 + 2 * (2 + 4));
+}
+
+#[test]
+fn mistral_within_its_window_is_hugging_faces() {
+    decoder("mistral", 5 * 4 + 2 * (2 + 4));
+    let fixture = Fixture::open("mistral", &Device::cpu());
+    let (_files, folder) = fixture.folder();
+    let model = folder
+        .decoder(&folder.store(&Device::cpu(), 0, &[]))
+        .unwrap();
+    let ids = Tensor::zeros(&[1, 11], DType::U32, &Device::cpu()).unwrap();
+    let message = model
+        .forward(&Context::eval(), &ids)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("11 tokens, but there are 10 tokens in attention's sliding window"),
+        "{message}"
+    );
+}
+
+/// An encoder of a fixture with its store and sizes, and the states of the fixture's input.
+fn encoded(fixture: &Fixture) -> (Store, Encoder, EncoderConfig, Context, Tensor) {
+    let (_files, folder) = fixture.folder();
+    let Architecture::Encoder(config) = folder.architecture().clone() else {
+        panic!("{:?}", folder.architecture());
+    };
+    let store = folder.store(&fixture.device, 0, &[]);
+    let encoder = Encoder::new(&store.at(config.family.prefix()), &config).unwrap();
+    let ctx = Context::eval().with_mask(fixture.floats("input.mask"));
+    let (ids, types) = (
+        fixture.integers("input.ids"),
+        fixture.integers("input.types"),
+    );
+    let hidden = encoder.forward(&ctx, &ids, &types).unwrap();
+    (store, encoder, config, ctx, hidden)
+}
+
+fn masked(name: &str) {
     for device in devices() {
-        let fixture = Fixture::open("bert-mlm", &device);
-        let config: EncoderConfig = fixture.read();
-        let store = Store::new(&device, 0);
-        let encoder = Encoder::new(&store.at("bert"), &config).unwrap();
-        let head = MaskedLmHead::new(&store.at("cls.predictions"), &config).unwrap();
-        fixture.load(&store);
-        let (ids, types) = (
-            fixture.integers("input.ids"),
-            fixture.integers("input.types"),
-        );
-        let ctx = Context::eval().with_mask(fixture.floats("input.mask"));
-        let logits = head
-            .forward(
-                &ctx,
-                &encoder,
-                &encoder.forward(&ctx, &ids, &types).unwrap(),
-            )
-            .unwrap();
+        let fixture = Fixture::open(name, &device);
+        let (store, encoder, config, ctx, hidden) = encoded(&fixture);
+        let head = MaskedLmHead::new(&store.at(config.family.masked_prefix()), &config).unwrap();
+        let logits = head.forward(&ctx, &encoder, &hidden).unwrap();
+        assert!(store.unused().is_empty(), "{:?}", store.unused());
+        let ids = fixture.integers("input.ids");
         let n = ids.len();
         let options = CrossEntropyOptions {
             weights: Some(fixture.floats("input.asked").reshape(&[n]).unwrap()),
@@ -103,23 +132,22 @@ fn bert_with_a_masked_token_head_is_hugging_faces() {
 }
 
 #[test]
-fn bert_with_a_classifier_is_hugging_faces() {
+fn bert_with_a_masked_token_head_is_hugging_faces() {
+    masked("bert-mlm");
+}
+
+#[test]
+fn roberta_with_a_masked_token_head_is_hugging_faces() {
+    masked("roberta-mlm");
+}
+
+fn classified(name: &str) {
     for device in devices() {
-        let fixture = Fixture::open("bert-classes", &device);
-        let config: EncoderConfig = fixture.read();
-        let store = Store::new(&device, 0);
-        let encoder = Encoder::new(&store.at("bert"), &config).unwrap();
+        let fixture = Fixture::open(name, &device);
+        let (store, _, config, ctx, hidden) = encoded(&fixture);
         let head = SequenceHead::new(&store.root(), &config, 3).unwrap();
-        fixture.load(&store);
-        let ctx = Context::eval().with_mask(fixture.floats("input.mask"));
-        let hidden = encoder
-            .forward(
-                &ctx,
-                &fixture.integers("input.ids"),
-                &fixture.integers("input.types"),
-            )
-            .unwrap();
         let logits = head.forward(&ctx, &hidden).unwrap();
+        assert!(store.unused().is_empty(), "{:?}", store.unused());
         let loss = cross_entropy(
             &logits,
             &fixture.integers("input.labels"),
@@ -131,6 +159,16 @@ fn bert_with_a_classifier_is_hugging_faces() {
 }
 
 #[test]
+fn bert_with_a_classifier_is_hugging_faces() {
+    classified("bert-classes");
+}
+
+#[test]
+fn roberta_with_a_classifier_is_hugging_faces() {
+    classified("roberta-classes");
+}
+
+#[test]
 fn vit_is_hugging_faces() {
     for device in devices() {
         // transformers computes the softmax (difference, exponential, sum, quotient) of two blocks in f32.
@@ -138,11 +176,10 @@ fn vit_is_hugging_faces() {
             inner: 2 * 4,
             ..Fixture::open("vit", &device)
         };
-        let config: VitConfig = fixture.read();
-        let store = Store::new(&device, 0);
-        let vit = Vit::new(&store.at("vit"), &config).unwrap();
-        let head = ImageHead::new(&store.root(), &config, 3).unwrap();
-        fixture.load(&store);
+        let (_files, folder) = fixture.folder();
+        let store = folder.store(&device, 0, &[]);
+        let vit = folder.vit(&store).unwrap();
+        let head = ImageHead::new(&store.root(), vit.config(), 3).unwrap();
         let ctx = Context::eval();
         let logits = head
             .forward(
@@ -223,24 +260,40 @@ fn impossible_models_and_inputs_are_refused_with_reasons() {
     let message = Vit::new(&store.at("vit"), &vit).err().unwrap().to_string();
     assert!(message.contains("do not divide into patches"), "{message}");
     for (text, reason) in [
-        (r#"{"model_type": "opt"}"#, "missing field"),
+        ("[]", "no model's configuration"),
+        ("{}", "`model_type` is missing; known are bert"),
         (
-            &config_with(r#""model_type": "opt""#),
-            "wanted gpt2 or llama",
+            r#"{"model_type": "opt"}"#,
+            "`model_type` is `opt`; known are bert",
+        ),
+        (
+            r#"{"model_type": "gpt2"}"#,
+            "`hidden_size` or `n_embd` is missing",
         ),
         (
             &config_with(r#""model_type": "llama", "rope_scaling": {"type": "linear"}"#),
-            "`linear`",
+            "rope_scaling: `type` is \"linear\"; only \"default\" is supported",
         ),
         (
             &config_with(r#""model_type": "llama", "attention_bias": true"#),
-            "biases",
+            "`attention_bias` is true; only false is supported",
+        ),
+        (
+            &config_with(r#""model_type": "llama", "quantization_config": {}"#),
+            "`quantization_config` is not supported",
+        ),
+        (
+            &config_with(r#""model_type": "gpt2", "n_inner": -1"#),
+            "`n_inner` is -1; wanted a whole number",
         ),
     ] {
-        let message = DecoderConfig::from_hugging_face(text)
-            .unwrap_err()
-            .to_string();
-        assert!(message.contains(reason), "{message}");
+        let config = Config::parse("config.json", text.as_bytes());
+        let message = config.and_then(|c| Architecture::of(&c)).unwrap_err();
+        let message = message.to_string();
+        assert!(
+            message.starts_with("config.json: ") && message.contains(reason),
+            "{message}"
+        );
     }
 
     let store = Store::new(&Device::cpu(), 0);

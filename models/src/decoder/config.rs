@@ -3,6 +3,7 @@
 use deltaw_engine::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::hub::Config;
 use crate::transformer::Activation;
 
 /// Which family's block a decoder has.
@@ -34,7 +35,7 @@ pub struct DecoderConfig {
     pub num_key_value_heads: usize,
     /// Width of the feed-forward.
     pub intermediate_size: usize,
-    /// Longest sequence.
+    /// Number of positions.
     pub max_position_embeddings: usize,
     /// ε of the norms.
     pub norm_eps: f32,
@@ -44,6 +45,12 @@ pub struct DecoderConfig {
     pub tie_word_embeddings: bool,
     /// Probability of dropping an element of the embeddings and of a sub-layer's output in training.
     pub dropout: f32,
+    /// Whether query, key and value have biases in LLaMA's family, as in Qwen2.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub qkv_bias: bool,
+    /// How many tokens attention sees at once, where fewer than all, as in Mistral; longer sequences are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sliding_window: Option<usize>,
 }
 
 impl DecoderConfig {
@@ -68,6 +75,8 @@ impl DecoderConfig {
             hidden_act: Activation::GeluTanh,
             tie_word_embeddings: true,
             dropout: 0.0,
+            qkv_bias: false,
+            sliding_window: None,
         }
     }
 
@@ -92,104 +101,130 @@ impl DecoderConfig {
     }
 }
 
-/// What is read of Hugging Face's `config.json`, under both families' names.
-#[derive(Deserialize)]
-struct Published {
-    model_type: String,
-    vocab_size: usize,
-    #[serde(alias = "n_embd")]
-    hidden_size: usize,
-    #[serde(alias = "n_layer")]
-    num_hidden_layers: usize,
-    #[serde(alias = "n_head")]
-    num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    #[serde(alias = "n_inner")]
-    intermediate_size: Option<usize>,
-    #[serde(alias = "n_positions")]
-    max_position_embeddings: usize,
-    #[serde(alias = "layer_norm_epsilon")]
-    rms_norm_eps: Option<f32>,
-    #[serde(alias = "activation_function")]
-    hidden_act: Activation,
-    tie_word_embeddings: Option<bool>,
-    resid_pdrop: Option<f32>,
-    rope_theta: Option<f64>,
-    #[serde(alias = "rope_scaling")]
-    rope_parameters: Option<Rope>,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
-    head_dim: Option<usize>,
-}
-
-#[derive(Deserialize)]
-struct Rope {
-    rope_theta: Option<f64>,
-    #[serde(alias = "type")]
-    rope_type: Option<String>,
-}
-
 impl DecoderConfig {
-    /// From the text of a checkpoint's `config.json`. Attention probabilities are never dropped, whatever it says.
+    /// Of a checkpoint's `config.json`. Attention probabilities are never dropped, whatever it says.
     ///
     /// # Errors
-    /// A model of another type, or a variant that the blocks here do not have: biases in LLaMA, scaled rotary positions,
-    /// heads that do not span the width.
-    pub fn from_hugging_face(json: &str) -> Result<Self> {
-        let refuse = |detail: String| Error::Invalid(format!("config.json: {detail}"));
-        let p: Published = serde_json::from_str(json).map_err(|e| refuse(e.to_string()))?;
-        let rope = p.rope_parameters.as_ref();
-        let scaled = rope
-            .and_then(|r| r.rope_type.as_deref())
-            .unwrap_or("default");
-        if p.attention_bias || p.mlp_bias || scaled != "default" {
-            let detail = format!(
-                "biases (attention {}, feed-forward {}) or rotary positions of type `{scaled}`",
-                p.attention_bias, p.mlp_bias
-            );
-            return Err(refuse(format!("{detail} are not supported")));
+    /// A field that is missing or absurd; a variant that the blocks here have not: other biases than Qwen2's, scaled or partial
+    /// rotary positions, heads that do not span the width, attention scaled by layer.
+    pub fn from_hugging_face(config: &Config) -> Result<Self> {
+        let model = config.text("model_type")?.unwrap_or_default();
+        let gpt2 = model == "gpt2";
+        for (field, supported) in [
+            ("attention_bias", false),
+            ("mlp_bias", false),
+            ("add_cross_attention", false),
+            ("scale_attn_weights", true),
+            ("scale_attn_by_inverse_layer_idx", false),
+        ] {
+            config.only(field, supported)?;
         }
-        if p.head_dim
-            .is_some_and(|width| width * p.num_attention_heads != p.hidden_size)
+        config.only("partial_rotary_factor", 1.0)?;
+        let hidden_size = config.size(&["hidden_size", "n_embd"])?;
+        let heads = config.size(&["num_attention_heads", "n_head"])?;
+        if let Some(width) = config.size_if(&["head_dim"])?
+            && width.checked_mul(heads) != Some(hidden_size)
         {
-            return Err(refuse(format!(
-                "{} heads of {:?} do not span the width {}",
-                p.num_attention_heads, p.head_dim, p.hidden_size
-            )));
+            let detail = format!("is {width}: {heads} heads do not span the width {hidden_size}");
+            return Err(config.refuse("head_dim", detail));
         }
-        let (llama, theta) = match p.model_type.as_str() {
-            "gpt2" => (false, 0.0),
-            "llama" => (
-                true,
-                rope.and_then(|r| r.rope_theta)
-                    .or(p.rope_theta)
-                    .unwrap_or(10_000.0),
-            ),
-            other => {
-                return Err(refuse(format!(
-                    "model_type `{other}`; wanted gpt2 or llama"
-                )));
-            }
+        let family = match gpt2 {
+            true => Family::Gpt2,
+            false => Family::Llama {
+                rope_theta: rope_theta(config)?,
+            },
         };
         Ok(DecoderConfig {
-            family: if llama {
-                Family::Llama { rope_theta: theta }
-            } else {
-                Family::Gpt2
+            family,
+            vocab_size: config.size(&["vocab_size"])?,
+            hidden_size,
+            num_hidden_layers: config.size(&["num_hidden_layers", "n_layer"])?,
+            num_attention_heads: heads,
+            num_key_value_heads: config.size_if(&["num_key_value_heads"])?.unwrap_or(heads),
+            intermediate_size: match config.size_if(&["intermediate_size", "n_inner"])? {
+                Some(size) => size,
+                None => 4 * hidden_size,
             },
-            vocab_size: p.vocab_size,
-            hidden_size: p.hidden_size,
-            num_hidden_layers: p.num_hidden_layers,
-            num_attention_heads: p.num_attention_heads,
-            num_key_value_heads: p.num_key_value_heads.unwrap_or(p.num_attention_heads),
-            intermediate_size: p.intermediate_size.unwrap_or(4 * p.hidden_size),
-            max_position_embeddings: p.max_position_embeddings,
-            norm_eps: p.rms_norm_eps.unwrap_or(if llama { 1e-6 } else { 1e-5 }),
-            hidden_act: p.hidden_act,
-            tie_word_embeddings: p.tie_word_embeddings.unwrap_or(!llama),
-            dropout: p.resid_pdrop.unwrap_or(0.0),
+            max_position_embeddings: config.size(&["max_position_embeddings", "n_positions"])?,
+            norm_eps: match gpt2 {
+                true => config.number("layer_norm_epsilon")?.unwrap_or(1e-5),
+                false => config.number("rms_norm_eps")?.unwrap_or(1e-6),
+            } as f32,
+            hidden_act: config.activation(&["hidden_act", "activation_function"])?,
+            tie_word_embeddings: config.flag("tie_word_embeddings", gpt2)?,
+            dropout: config.probability("resid_pdrop")?,
+            qkv_bias: model == "qwen2",
+            sliding_window: sliding_window(config, model)?,
         })
     }
+
+    /// The longest sequence: as many tokens as there are positions, or as a sliding window shows at once.
+    pub fn longest(&self) -> usize {
+        let positions = self.max_position_embeddings;
+        self.sliding_window
+            .map_or(positions, |window| window.min(positions))
+    }
+
+    /// The parameter of a checkpoint's tensor: a bare model lacks the `transformer.` or `model.`. None for buffers and for a copy of
+    /// the word table.
+    pub(crate) fn parameter(&self, name: &str) -> Option<String> {
+        let buffers = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"];
+        let copy = self.tie_word_embeddings && name == "lm_head.weight";
+        if copy || buffers.iter().any(|end| name.ends_with(end)) {
+            return None;
+        }
+        let (prefix, bare): (_, &[&str]) = match self.family {
+            Family::Gpt2 => ("transformer", &["wte.", "wpe.", "h.", "ln_f."]),
+            Family::Llama { .. } => ("model", &["embed_tokens.", "layers.", "norm."]),
+        };
+        Some(match bare.iter().any(|part| name.starts_with(part)) {
+            true => format!("{prefix}.{name}"),
+            false => name.into(),
+        })
+    }
+}
+
+/// The base of rotary angles, which files have had in three places.
+fn rope_theta(config: &Config) -> Result<f64> {
+    let mut theta = config.number("rope_theta")?;
+    for field in ["rope_parameters", "rope_scaling"] {
+        let Some(rope) = config.within(field)? else {
+            continue;
+        };
+        for kind in ["rope_type", "type"] {
+            rope.only(kind, "default")?;
+        }
+        rope.only("partial_rotary_factor", 1.0)?;
+        theta = rope.number("rope_theta")?.or(theta);
+    }
+    match theta.unwrap_or(10_000.0) {
+        theta if theta > 0.0 && theta.is_finite() => Ok(theta),
+        theta => Err(config.refuse(
+            "rope_theta",
+            format!("is {theta}; wanted a positive number"),
+        )),
+    }
+}
+
+/// How many tokens back attention sees, where not all. Qwen2's configurations name a window that is mostly not in use.
+fn sliding_window(config: &Config, model: &str) -> Result<Option<usize>> {
+    let used = match config.get("layer_types") {
+        Some(types) => {
+            let types = types.as_array().into_iter().flatten();
+            let mut slides = false;
+            for kind in types {
+                match kind.as_str() {
+                    Some("full_attention") => {}
+                    Some("sliding_attention") => slides = true,
+                    _ => {
+                        return Err(config
+                            .refuse("layer_types", format!("has {kind}, which is not supported")));
+                    }
+                }
+            }
+            slides
+        }
+        None => config.flag("use_sliding_window", model == "mistral")?,
+    };
+    Ok(config.size_if(&["sliding_window"])?.filter(|_| used))
 }

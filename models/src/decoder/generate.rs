@@ -19,7 +19,7 @@ pub struct Generation {
 
 impl Decoder {
     /// Continues `prompt` by at most `options.new_tokens` tokens; every one is computed from the whole text so far, of
-    /// which the model sees the last `max_position_embeddings` tokens. Returns the new tokens, the end token included.
+    /// which the model sees the last [`super::DecoderConfig::longest`] tokens. Returns the new tokens, the end token included.
     ///
     /// # Errors
     /// An empty prompt, tokens out of range, a temperature below 0.
@@ -74,7 +74,7 @@ impl Decoder {
 
     /// Logits `[rows, vocabulary]` of what follows these texts. Rows are filled up on the right, where no token before sees.
     fn after(&self, rows: &[usize], texts: &[Vec<u32>]) -> Result<Tensor> {
-        let most = self.config.max_position_embeddings;
+        let most = self.config.longest();
         let seen: Vec<&[u32]> = rows
             .iter()
             .map(|row| &texts[*row][texts[*row].len().saturating_sub(most)..])

@@ -1,6 +1,7 @@
 //! Transformer decoders that predict the next token: GPT-2's shape (Radford et al. 2019: learned positions, layer norm, one
 //! matrix for query, key and value) and LLaMA's (Touvron et al. 2023: RMS norm, rotary positions, gated feed-forward, no
-//! biases, keys and values that may be shared by several heads). Parameter names are those of Hugging Face's
+//! biases, keys and values that may be shared by several heads), of which Qwen2 (biases on query, key and value) and Mistral (a
+//! sliding window) are variants. Parameter names are those of Hugging Face's
 //! `GPT2LMHeadModel` and `LlamaForCausalLM`.
 
 use deltaw_engine::prelude::*;
@@ -59,14 +60,18 @@ fn llama_block(path: &Path, layer: usize, config: &DecoderConfig) -> Result<PreN
     let linear = |leaf: &str, role, inputs, outputs| {
         Linear::no_bias(&path.at(leaf), role, layer, inputs, outputs)
     };
+    let projection = |leaf: &str, role, outputs| match config.qkv_bias {
+        true => Linear::new(&path.at(leaf), role, layer, d, outputs),
+        false => linear(leaf, role, d, outputs),
+    };
     Ok(PreNormBlock {
         path: path.prefix().into(),
         attention_norm: Norm::rms(&path.at("input_layernorm"), d, eps)?,
         attention: SelfAttention {
             projections: Projections::Separate([
-                linear("self_attn.q_proj", Role::Query, d, d)?,
-                linear("self_attn.k_proj", Role::Key, d, keys)?,
-                linear("self_attn.v_proj", Role::Value, d, keys)?,
+                projection("self_attn.q_proj", Role::Query, d)?,
+                projection("self_attn.k_proj", Role::Key, keys)?,
+                projection("self_attn.v_proj", Role::Value, keys)?,
             ]),
             output: linear("self_attn.o_proj", Role::AttentionOutput, d, d)?,
             heads: config.num_attention_heads,
@@ -169,10 +174,14 @@ impl Decoder {
     /// # Errors
     /// Sequences longer than the model's, indices out of range.
     pub fn embed(&self, ctx: &Context, ids: &Tensor, positions: Option<&Tensor>) -> Result<Tensor> {
-        let (len, most) = (ids.last_dim(), self.config.max_position_embeddings);
+        let (len, most) = (ids.last_dim(), self.config.longest());
         if len > most {
+            let what = match self.config.sliding_window {
+                Some(window) if window == most => "tokens in attention's sliding window",
+                _ => "positions",
+            };
             return Err(Error::Invalid(format!(
-                "decoder: sequences of {len} tokens, but there are {most} positions; truncate"
+                "decoder: sequences of {len} tokens, but there are {most} {what}; truncate"
             )));
         }
         let words = self.words.forward(ids)?;

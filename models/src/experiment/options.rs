@@ -116,11 +116,11 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub profile: Option<PathBuf>,
 
-    /// Start from these weights instead of pre-training a small model
-    #[arg(long, value_name = "FILE.safetensors")]
+    /// Start from this checkpoint (config.json, model.safetensors, tokenizer.json) instead of pre-training a small model
+    #[arg(long, value_name = "DIR")]
     pub checkpoint: Option<PathBuf>,
 
-    /// The checkpoint's tokenizer
+    /// A tokenizer in place of the checkpoint's own
     #[arg(long, value_name = "FILE.json")]
     pub tokenizer: Option<PathBuf>,
 
@@ -189,7 +189,7 @@ fn examples(slug: &str) -> StyledStr {
             "one instruction set, with a trace",
         ),
         (
-            " --checkpoint model.safetensors --tokenizer tokenizer.json --data train.tsv",
+            " --checkpoint DIR --data train.tsv",
             "the paper's own scale",
         ),
     ];

@@ -1,26 +1,28 @@
 //! What is fine-tuned: an encoder with its tokeniser, pre-trained here or read from Hugging Face's files.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use deltaw_engine::checkpoint;
 use deltaw_engine::prelude::*;
 
+use super::Recipe;
 use super::masked::{self, Cloze};
-use super::{Recipe, classify};
 use crate::data::corpus::Stream;
 use crate::data::tokenizer::Tokenizer;
-use crate::encoder::EncoderConfig;
+use crate::encoder::{EncoderConfig, TextEncoder};
 use crate::experiment::hash::sha256;
 use crate::experiment::{Error, Result, Run};
+use crate::hub::{Architecture, Folder};
 
 /// A pre-trained encoder and what reads and writes its text.
 pub struct Base {
-    /// Sizes.
-    pub config: EncoderConfig,
+    /// Which encoder, and its sizes.
+    pub architecture: Architecture,
     /// Text to ids.
     pub tokenizer: Tokenizer,
-    /// The encoder's parameters under `bert.`, and where it has one, the masked-token head's.
-    pub weights: Weights,
+    /// Its parameters, and where it has one, the masked-token head's.
+    pub weights: Arc<dyn Source>,
     /// How text is cut and hidden.
     pub cloze: Cloze,
     /// What it was made of: the stage's id, or the digest of its files.
@@ -48,56 +50,47 @@ impl Base {
             masked::pretrain(stage, &config, &tokenizer, &stream, cloze, recipe, &device)
         })?;
         Ok(Base {
-            weights: checkpoint::load(&stage.artefact(masked::WEIGHTS))?,
+            weights: Arc::new(checkpoint::load(&stage.artefact(masked::WEIGHTS))?),
             id: stage.id().to_owned(),
-            config,
+            architecture: Architecture::Encoder(config),
             tokenizer,
             cloze,
             device,
         })
     }
 
-    /// An encoder of BERT's shape from a safetensors file, its `tokenizer.json`, and the `config.json` in the same folder.
+    /// An encoder from a checkpoint's folder, with its own tokeniser or another. Every model of it reads its own values from the
+    /// files, so that none are held twice.
     ///
     /// # Errors
-    /// A file that is missing, cut short or of another shape.
-    pub fn from_files(weights: &Path, tokenizer: &Path, run: &Run) -> Result<Self> {
-        let config_path = weights.with_file_name("config.json");
-        let read = |path: &Path| std::fs::read(path).map_err(|e| Error::io("read", path, e));
-        let json = read(&config_path)?;
-        let config: EncoderConfig = serde_json::from_slice(&json).map_err(|e| {
-            Error::Invalid(format!(
-                "{}: no configuration of an encoder of BERT's shape: {e}",
-                config_path.display()
-            ))
-        })?;
-        let bytes = read(weights)?;
-        let loaded = checkpoint::from_file_bytes(&weights.display().to_string(), &bytes)?;
-        let files = [sha256(&bytes), sha256(&json), sha256(&read(tokenizer)?)];
-        let base = Base {
+    /// As [`Folder::open`] and [`Folder::encoder`]; a tokeniser of another vocabulary.
+    pub fn from_folder(path: &Path, tokenizer: Option<&Path>, run: &Run) -> Result<Self> {
+        let folder = Folder::open(path)?;
+        let device = run.device();
+        // Better to learn now than in the first run that a tensor is missing.
+        let encoder = folder.encoder(&folder.store(&device, 0, &[]))?;
+        let (tokenizer, seal) = reader(&folder, tokenizer, encoder.vocabulary())?;
+        Ok(Base {
             cloze: Cloze {
-                columns: config.max_position_embeddings.min(128),
+                columns: encoder.longest().min(128),
                 rate: 0.15,
                 asked: 8,
             },
-            config,
-            tokenizer: Tokenizer::from_file(tokenizer)?,
-            weights: prefixed(loaded),
-            id: sha256(files.concat().as_bytes())[..32].to_owned(),
-            device: run.device(),
-        };
-        if base.tokenizer.vocabulary() > base.config.vocab_size {
-            return Err(Error::Invalid(format!(
-                "{}: {} tokens, but {} has embeddings for {}; give the tokenizer of this checkpoint",
-                tokenizer.display(),
-                base.tokenizer.vocabulary(),
-                weights.display(),
-                base.config.vocab_size
-            )));
-        }
-        // Better to learn now than in the first run that a tensor is missing.
-        classify::check(&base)?;
-        Ok(base)
+            architecture: folder.architecture().clone(),
+            tokenizer,
+            weights: folder.source(),
+            id: sha256([folder.digest(), seal].concat().as_bytes())[..32].to_owned(),
+            device,
+        })
+    }
+
+    /// The encoder, made in a store whose source is the base's weights.
+    ///
+    /// # Errors
+    /// Weights that lack a parameter of the encoder, or have it in another shape; a base that is none of text.
+    pub fn encoder(&self, store: &Store) -> Result<Box<dyn TextEncoder>> {
+        let encoder = self.architecture.encoder(store)?;
+        encoder.ok_or_else(|| Error::Invalid("the base is no encoder of text".into()))
     }
 
     /// The tokens of documents in a row, each ended by `[SEP]`.
@@ -113,21 +106,26 @@ fn stream(tokenizer: &Tokenizer, documents: &[String]) -> Result<Stream> {
     Ok(tokenizer.stream(documents, tokenizer.special().sep.unwrap_or(0))?)
 }
 
-/// Names as `BertForPreTraining` has them: a bare `BertModel`, as sentence-transformers writes it, lacks the `bert.`, and the
-/// oldest files call a norm's parameters `gamma` and `beta`.
-fn prefixed(weights: Weights) -> Weights {
-    let rename = |name: &str| {
-        let name = name
-            .replace("LayerNorm.gamma", "LayerNorm.weight")
-            .replace("LayerNorm.beta", "LayerNorm.bias");
-        let bare = ["embeddings.", "encoder.", "pooler."];
-        if bare.iter().any(|part| name.starts_with(part)) {
-            format!("bert.{name}")
-        } else {
-            name
-        }
-    };
-    Weights::new(weights.iter().map(|(name, t)| (rename(name), t.clone())))
+/// The tokeniser of a folder, or the one given in its place, and the digest of its file.
+///
+/// # Errors
+/// A file that cannot be read; more tokens than the model has embeddings for.
+pub(super) fn reader(
+    folder: &Folder,
+    given: Option<&Path>,
+    vocabulary: usize,
+) -> Result<(Tokenizer, String)> {
+    let path = given.map_or_else(|| folder.tokenizer_path(), Path::to_path_buf);
+    let tokenizer = Tokenizer::from_file(&path)?;
+    if tokenizer.vocabulary() > vocabulary {
+        return Err(Error::Invalid(format!(
+            "{}: {} tokens, but the checkpoint has embeddings for {vocabulary}; give the tokenizer of this checkpoint",
+            path.display(),
+            tokenizer.vocabulary(),
+        )));
+    }
+    let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+    Ok((tokenizer, sha256(&bytes)))
 }
 
 /// Rescales the first draw of a new model to its width, and lets positions start as sinusoids (Vaswani et al. 2017) of

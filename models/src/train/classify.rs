@@ -7,7 +7,7 @@ use super::{Base, Learner, matrix};
 use crate::data::batch::{EncodedText, Pad, Targets, TextBatch};
 use crate::data::order::Order;
 use crate::data::text::{Example, TextTask};
-use crate::encoder::Encoder;
+use crate::encoder::TextEncoder;
 use crate::experiment::{Cell, Error, Result, Stage};
 use crate::layers::Linear;
 
@@ -83,7 +83,7 @@ impl Task for Classification<'_> {
 /// An encoder with a classifier, and examples.
 struct Classifier<'a> {
     store: Store,
-    encoder: Encoder,
+    encoder: Box<dyn TextEncoder>,
     classifier: Linear,
     sets: &'a Sets<EncodedText>,
 }
@@ -94,13 +94,10 @@ impl<'a> Classifier<'a> {
     /// # Errors
     /// Weights that lack a parameter of the encoder, or have it in another shape.
     fn new(base: &Base, sets: &'a Sets<EncodedText>, classes: usize, seed: u64) -> Result<Self> {
-        let store = Store::new(&base.device, seed);
-        let encoder = Encoder::new(&store.at("bert"), &base.config)?;
-        let (layer, d) = (base.config.num_hidden_layers, base.config.hidden_size);
+        let store = Store::from_source(&base.device, seed, base.weights.clone(), &HEADS);
+        let encoder = base.encoder(&store)?;
+        let (layer, d) = (encoder.layers(), encoder.width());
         let classifier = Linear::new(&store.at("classifier"), Role::Other, layer, d, classes)?;
-        store.load(&base.weights, |name| {
-            !HEADS.iter().any(|head| name.starts_with(head))
-        })?;
         Ok(Classifier {
             store,
             encoder,
@@ -168,16 +165,6 @@ impl Scored for Classifier<'_> {
         }
         Ok(Cell::new().accuracy(right))
     }
-}
-
-/// Whether the base's weights make an encoder of its configuration.
-pub(super) fn check(base: &Base) -> Result<()> {
-    let sets = Sets {
-        train: EncodedText::new(0),
-        validation: EncodedText::new(0),
-        tests: vec![],
-    };
-    Classifier::new(base, &sets, 1, 0).map(drop)
 }
 
 fn classes(batch: &TextBatch) -> Result<&[u32]> {

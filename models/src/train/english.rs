@@ -37,14 +37,15 @@ pub const TASKS: [(&str, &str); 4] = [
 /// The encoder, pre-trained on the Bible as a stage of the run; or, where the options name one, the user's checkpoint.
 ///
 /// # Errors
-/// `--checkpoint` without `--tokenizer` and `--data` or the reverse; as [`Base::pretrained`] and [`Base::from_files`].
+/// `--checkpoint` without `--data`, `--tokenizer` without `--checkpoint`; as [`Base::pretrained`] and [`Base::from_folder`].
 pub fn base(run: &mut Run) -> Result<Base> {
     let options = run.options().clone();
-    match (&options.checkpoint, &options.tokenizer, &options.data) {
-        (Some(weights), Some(tokenizer), Some(_)) => return Base::from_files(weights, tokenizer, run),
-        (None, None, _) => {}
+    let tokenizer = options.tokenizer.as_deref();
+    match (&options.checkpoint, &options.data) {
+        (Some(folder), Some(_)) => return Base::from_folder(folder, tokenizer, run),
+        (None, _) if tokenizer.is_none() => {}
         _ => return Err(Error::Invalid(
-            "--checkpoint, --tokenizer and --data belong together: a model, its tokenizer.json, and what to fine-tune it on".into(),
+            "--checkpoint needs --data, what to fine-tune it on, and --tokenizer needs --checkpoint, whose own it replaces".into(),
         )),
     }
     let tokenizer = Tokenizer::bytes()?;

@@ -14,6 +14,7 @@ use crate::data::order::Order;
 use crate::data::tokenizer::Tokenizer;
 use crate::encoder::{Encoder, EncoderConfig, MaskedLmHead};
 use crate::experiment::{Cell, Error, Result, Stage};
+use crate::hub::Architecture;
 
 /// The file that pre-training leaves beside its stage.
 pub const WEIGHTS: &str = "base.safetensors";
@@ -54,6 +55,25 @@ impl<'a> MaskedLm<'a> {
         seed: u64,
         device: &Device,
     ) -> Result<Self> {
+        let store = Store::new(device, seed);
+        let model = Self::over(store, config, tokenizer, stream, cloze, seed)?;
+        base::start(
+            &model.store,
+            config.hidden_size,
+            "position_embeddings.weight",
+        )?;
+        Ok(model)
+    }
+
+    /// A model in a store.
+    fn over(
+        store: Store,
+        config: &EncoderConfig,
+        tokenizer: &Tokenizer,
+        stream: &'a Stream,
+        cloze: Cloze,
+        seed: u64,
+    ) -> Result<Self> {
         let missing = |what: &str| {
             Error::Invalid(format!(
                 "the tokeniser has no {what} token, which masked-token modelling needs"
@@ -63,10 +83,8 @@ impl<'a> MaskedLm<'a> {
         let cls = special.cls.ok_or_else(|| missing("[CLS]"))?;
         let sep = special.sep.ok_or_else(|| missing("[SEP]"))?;
         let mask = special.mask.ok_or_else(|| missing("[MASK]"))?;
-        let store = Store::new(device, seed);
-        let encoder = Encoder::new(&store.at("bert"), config)?;
-        let head = MaskedLmHead::new(&store.at("cls.predictions"), config)?;
-        base::start(&store, config.hidden_size, "position_embeddings.weight")?;
+        let encoder = Encoder::new(&store.at(config.family.prefix()), config)?;
+        let head = MaskedLmHead::new(&store.at(config.family.masked_prefix()), config)?;
         Ok(MaskedLm {
             store,
             encoder,
@@ -80,10 +98,12 @@ impl<'a> MaskedLm<'a> {
 
     /// The base's own model over another stream.
     fn of(base: &Base, stream: &'a Stream, seed: u64) -> Result<Self> {
-        let (config, tokenizer) = (&base.config, &base.tokenizer);
-        let model = Self::new(config, tokenizer, stream, base.cloze, seed, &base.device)?;
-        model.store.load(&base.weights, |_| true)?;
-        Ok(model)
+        let Architecture::Encoder(config) = &base.architecture else {
+            let detail = "the base has no head for masked tokens that is known here";
+            return Err(Error::Invalid(detail.into()));
+        };
+        let store = Store::from_source(&base.device, seed, base.weights.clone(), &[]);
+        Self::over(store, config, &base.tokenizer, stream, base.cloze, seed)
     }
 
     /// Logits `[asked, vocabulary]` of the hidden tokens and what they are; only their rows go through the head.

@@ -110,6 +110,10 @@ pub fn fit(
     seed: u64,
 ) -> Result<Curve> {
     let params = learner.store().trained();
+    // A step is mostly smaller than what 16 bits tell apart.
+    for param in &params {
+        param.convert(DType::F32)?;
+    }
     let (mut optimiser, mut order) = (
         AdamW::new(recipe.weight_decay),
         learner.order(seed, recipe.batch)?,

@@ -2,7 +2,7 @@
 
 use crate::cpu::{select, threads};
 use crate::device::{Backend, Distribution, Gemm, Map, Reduce, Storage};
-use crate::dtype::{DType, Element, from_bytes, with_dtype};
+use crate::dtype::{DType, Element, with_dtype};
 use crate::error::{Error, Result};
 use crate::ops::unary::Unary;
 use crate::pool::PoolBuf;
@@ -52,13 +52,13 @@ impl Backend for Cpu {
 
     fn write(&self, dst: &mut Tensor, dtype: DType, bytes: &[u8]) -> Result<()> {
         with_dtype!(dtype, S => with_dtype!(dst.dtype(), D => {
-            let source = from_bytes::<S>(bytes);
+            let target = dst.as_mut_slice::<D>()?;
             if S::DTYPE == D::DTYPE {
-                dst.as_mut_slice::<D>()?.copy_from_slice(bytemuck::cast_slice(&source));
+                bytemuck::cast_slice_mut::<D, u8>(target).copy_from_slice(bytes);
                 return Ok(());
             }
-            for (d, s) in dst.as_mut_slice::<D>()?.iter_mut().zip(source) {
-                *d = D::from_f64(s.to_f64());
+            for (d, s) in target.iter_mut().zip(bytes.chunks_exact(size_of::<S>())) {
+                *d = D::from_f64(bytemuck::pod_read_unaligned::<S>(s).to_f64());
             }
         }));
         Ok(())

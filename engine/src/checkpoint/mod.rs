@@ -1,12 +1,20 @@
-//! Weights in safetensors files. Tensors come to the CPU; those of f64, which it has not, to the oracle device, from where
-//! [`crate::store::Store::load`] rounds them to a parameter's type.
+//! Weights in safetensors files: a length of eight bytes, a header in JSON, then the elements.
+//!
+//! [`Checkpoint`] opens files and reads them tensor by tensor; [`load`] and [`save`] take all at once. Tensors come to the CPU;
+//! those of f64, which it has not, to the oracle device, or rounded to the type that is asked for.
 
+mod files;
+mod header;
+
+use std::io::Write;
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+use serde_json::{Map, json};
+
+pub use files::Checkpoint;
 
 use crate::device::Device;
-use crate::dtype::{DType, from_bytes, with_dtype};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 use crate::weights::Weights;
@@ -18,17 +26,9 @@ fn failed(path: &str, detail: impl std::fmt::Display) -> Error {
     }
 }
 
-/// The file's type of an element.
-fn stored(dtype: DType) -> Dtype {
-    match dtype {
-        DType::F32 => Dtype::F32,
-        DType::Bf16 => Dtype::BF16,
-        DType::F16 => Dtype::F16,
-        DType::F64 => Dtype::F64,
-        DType::U8 => Dtype::U8,
-        DType::U32 => Dtype::U32,
-        DType::I64 => Dtype::I64,
-    }
+fn damaged(path: &str, detail: &str) -> Error {
+    let detail = format!("not a whole safetensors file ({detail}); fetch or write it again");
+    failed(path, detail)
 }
 
 /// The bytes of a safetensors file.
@@ -36,18 +36,37 @@ fn stored(dtype: DType) -> Dtype {
 /// # Errors
 /// A tensor that cannot be read.
 pub fn to_bytes(weights: &Weights) -> Result<Vec<u8>> {
-    let mut data = vec![];
-    for (name, tensor) in weights.iter() {
-        let bytes = tensor.device().backend().read(tensor, tensor.dtype())?;
-        data.push((name, stored(tensor.dtype()), tensor.shape().to_vec(), bytes));
+    let mut bytes = vec![];
+    write(weights, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Writes a safetensors file, wider elements first so that all are aligned, and one tensor in memory at a time.
+fn write(weights: &Weights, to: &mut impl Write) -> Result<()> {
+    let mut order: Vec<(&str, &Tensor)> = weights.iter().collect();
+    order.sort_by_key(|(_, tensor)| std::cmp::Reverse(tensor.dtype().size()));
+    let (mut header, mut at) = (Map::new(), 0);
+    for (name, tensor) in &order {
+        let end = at + tensor.len() * tensor.dtype().size();
+        let info = json!({
+            "dtype": header::stored(tensor.dtype()),
+            "shape": tensor.shape(),
+            "data_offsets": [at, end],
+        });
+        header.insert(name.to_string(), info);
+        at = end;
     }
-    let views = data.iter().map(|(name, dtype, shape, bytes)| {
-        TensorView::new(*dtype, shape.clone(), bytes).map(|view| (*name, view))
-    });
-    let views = views
-        .collect::<std::result::Result<Vec<_>, _>>()
-        .map_err(|e| failed("weights", e))?;
-    serialize(views, None).map_err(|e| failed("weights", e))
+    let mut header = serde_json::Value::Object(header).to_string();
+    header += &" ".repeat(header.len().next_multiple_of(8) - header.len());
+    let unwritable = |e: std::io::Error| failed("weights", e);
+    to.write_all(&(header.len() as u64).to_le_bytes())
+        .and_then(|()| to.write_all(header.as_bytes()))
+        .map_err(unwritable)?;
+    for (_, tensor) in order {
+        let bytes = tensor.device().backend().read(tensor, tensor.dtype())?;
+        to.write_all(&bytes).map_err(unwritable)?;
+    }
+    Ok(())
 }
 
 /// Weights out of the bytes of a safetensors file; `path` names it in errors.
@@ -55,56 +74,26 @@ pub fn to_bytes(weights: &Weights) -> Result<Vec<u8>> {
 /// # Errors
 /// Bytes that are no safetensors file or one cut short, and element types that the engine has not.
 pub fn from_file_bytes(path: &str, bytes: &[u8]) -> Result<Weights> {
-    let file = SafeTensors::deserialize(bytes).map_err(|e| {
-        failed(
-            path,
-            format!("not a whole safetensors file ({e}); fetch or write it again"),
-        )
-    })?;
     let mut weights = Weights::default();
-    for (name, view) in file.tensors() {
-        let dtype = match view.dtype() {
-            Dtype::F32 => DType::F32,
-            Dtype::BF16 => DType::Bf16,
-            Dtype::F16 => DType::F16,
-            Dtype::F64 => DType::F64,
-            Dtype::U8 | Dtype::BOOL => DType::U8,
-            Dtype::U32 => DType::U32,
-            Dtype::I64 => DType::I64,
-            other => {
-                return Err(failed(
-                    path,
-                    format!(
-                        "tensor `{name}` is {other:?}; f64, f32, bf16, f16, u8, bool, u32 and i64 are read"
-                    ),
-                ));
-            }
-        };
-        let device = match dtype {
+    for (name, entry) in header::parse(bytes).map_err(|e| damaged(path, &e))? {
+        let device = match entry.dtype {
             DType::F64 => Device::oracle(),
             _ => Device::cpu(),
         };
-        let tensor = with_dtype!(dtype, T => Tensor::from_slice(&from_bytes::<T>(view.data()), view.shape(), &device))?;
+        let mut tensor = Tensor::empty(&entry.shape, entry.dtype, &device)?;
+        let backend = device.backend();
+        backend.write(&mut tensor, entry.dtype, &bytes[entry.bytes])?;
         weights.insert(name, tensor);
     }
     Ok(weights)
 }
 
-/// Reads a file through a map of its pages, so that no second copy of it is held.
+/// All tensors of what [`Checkpoint::open`] opens.
 ///
 /// # Errors
-/// A file that cannot be read, and what [`from_file_bytes`] refuses.
+/// As [`Checkpoint::open`].
 pub fn load(path: &Path) -> Result<Weights> {
-    let name = path.display().to_string();
-    let unreadable = |e: std::io::Error| failed(&name, format!("cannot be read: {e}"));
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    if !file.metadata().map_err(unreadable)?.is_file() {
-        return Err(failed(&name, "cannot be read: not a file"));
-    }
-    // SAFETY: the map is read only, and gone when this function returns. Files are replaced here by renaming (`save`),
-    // which leaves mapped pages as they are; a foreign program that cuts the file meanwhile would end this one.
-    let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(unreadable)?;
-    from_file_bytes(&name, &bytes)
+    Checkpoint::open(path)?.load()
 }
 
 /// Writes a file whole or not at all: beside its place first, then renamed into it.
@@ -112,24 +101,19 @@ pub fn load(path: &Path) -> Result<Weights> {
 /// # Errors
 /// A folder that cannot be written, a full disk; an older file of that name stays as it was.
 pub fn save(path: &Path, weights: &Weights) -> Result<()> {
-    use std::io::Write;
     let name = path.display().to_string();
     let beside = path.with_extension("partial");
-    let write = || -> std::io::Result<()> {
-        let mut file = std::fs::File::create(&beside)?;
-        file.write_all(&bytes_of(weights)?)?;
-        file.sync_all()?;
+    let whole = || -> std::io::Result<()> {
+        let mut file = std::io::BufWriter::new(std::fs::File::create(&beside)?);
+        write(weights, &mut file).map_err(std::io::Error::other)?;
+        file.into_inner()?.sync_all()?;
         std::fs::rename(&beside, path)
     };
-    write().map_err(|e| {
+    whole().map_err(|e| {
         // What was begun is of no use to anybody; that it cannot be removed either would not change the error.
         let _ = std::fs::remove_file(&beside);
         failed(&name, format!("cannot be written: {e}"))
     })
-}
-
-fn bytes_of(weights: &Weights) -> std::io::Result<Vec<u8>> {
-    to_bytes(weights).map_err(std::io::Error::other)
 }
 
 #[cfg(test)]

@@ -1,0 +1,285 @@
+//! Checkpoint folders as the Hugging Face hub has them: `config.json`, `model.safetensors` or its parts with their index,
+//! `tokenizer.json`. Nothing is fetched; a folder is a clone or a snapshot of the user's own.
+//!
+//! ```no_run
+//! use deltaw_models::hub::Folder;
+//! use deltaw_models::prelude::*;
+//!
+//! # fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+//! let folder = Folder::open("all-MiniLM-L6-v2".as_ref())?;
+//! let store = folder.store(&Device::cpu(), 0, &[]);
+//! let (encoder, tokenizer) = (folder.encoder(&store)?, folder.tokenizer()?);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Which model it is, `model_type` says ([`Architecture`]); what of the configuration the model here does not do is refused by
+//! name, as is a tensor that is missing, left over or of another shape. Weights of bf16 and f16 stay in their type.
+
+pub mod config;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use deltaw_engine::checkpoint::Checkpoint;
+use deltaw_engine::prelude::*;
+
+pub use config::Config;
+
+use crate::data::tokenizer::Tokenizer;
+use crate::decoder::{Decoder, DecoderConfig};
+use crate::dit::{Dit, DitConfig};
+use crate::encoder::{Encoder, EncoderConfig, TextEncoder};
+use crate::experiment::hash::Sha256;
+use crate::vit::{Vit, VitConfig};
+
+/// The model of a checkpoint, with its sizes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Architecture {
+    /// `bert` and `roberta`.
+    Encoder(EncoderConfig),
+    /// `gpt2`, `llama`, `qwen2` and `mistral`.
+    Decoder(DecoderConfig),
+    /// `vit`.
+    Vit(VitConfig),
+    /// diffusers' `DiTTransformer2DModel`.
+    Dit(DitConfig),
+}
+
+/// What [`Architecture::of`] knows.
+const KNOWN: &str =
+    "bert, roberta, gpt2, llama, qwen2, mistral, vit, or diffusers' DiTTransformer2DModel";
+
+impl Architecture {
+    /// The model that a configuration describes.
+    ///
+    /// # Errors
+    /// A model that is not known here, or a variant of it that is not.
+    pub fn of(config: &Config) -> Result<Self> {
+        // Compressed weights have the names of plain ones, but not their numbers.
+        if config.get("quantization_config").is_some() {
+            return Err(config.refuse(
+                "quantization_config",
+                "is not supported; wanted weights of f32, bf16 or f16",
+            ));
+        }
+        match (config.text("model_type")?, config.text("_class_name")?) {
+            (Some("bert" | "roberta"), _) => {
+                EncoderConfig::from_hugging_face(config).map(Self::Encoder)
+            }
+            (Some("gpt2" | "llama" | "qwen2" | "mistral"), _) => {
+                DecoderConfig::from_hugging_face(config).map(Self::Decoder)
+            }
+            (Some("vit"), _) => VitConfig::from_hugging_face(config).map(Self::Vit),
+            (None, Some("DiTTransformer2DModel" | "Transformer2DModel")) => {
+                DitConfig::from_diffusers(config).map(Self::Dit)
+            }
+            (Some(other), _) => {
+                Err(config.refuse("model_type", format!("is `{other}`; known are {KNOWN}")))
+            }
+            (None, Some(other)) => {
+                Err(config.refuse("_class_name", format!("is `{other}`; known are {KNOWN}")))
+            }
+            (None, None) => {
+                Err(config.refuse("model_type", format!("is missing; known are {KNOWN}")))
+            }
+        }
+    }
+
+    /// An encoder of text, made in a store; None where this is none.
+    ///
+    /// # Errors
+    /// Values that the store's source lacks or has in another shape.
+    pub fn encoder(&self, store: &Store) -> Result<Option<Box<dyn TextEncoder>>> {
+        Ok(match self {
+            Self::Encoder(config) => {
+                let encoder = Encoder::new(&store.at(config.family.prefix()), config)?;
+                Some(Box::new(encoder))
+            }
+            _ => None,
+        })
+    }
+
+    /// What the model's kind is called in messages.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Encoder(_) => "an encoder of text",
+            Self::Decoder(_) => "a decoder",
+            Self::Vit(_) => "a vision transformer",
+            Self::Dit(_) => "a diffusion transformer",
+        }
+    }
+
+    /// The parameter whose value a tensor of the file is; None for buffers and copies, which are left out.
+    fn parameter(&self, name: &str) -> Option<String> {
+        match self {
+            Self::Encoder(config) => config.parameter(name),
+            Self::Decoder(config) => config.parameter(name),
+            Self::Vit(_) => Some(crate::vit::parameter(name)),
+            Self::Dit(_) => crate::dit::parameter(name),
+        }
+    }
+
+    /// How the names of parameters begin that a checkpoint may have and its bare model has not: heads.
+    fn heads(&self) -> &'static [&'static str] {
+        match self {
+            Self::Encoder(config) => config.family.heads(),
+            Self::Decoder(_) => &["lm_head.", "score.", "classifier.", "qa_outputs."],
+            Self::Vit(_) => &["classifier.", "vit.pooler.", "pooler.", "decoder."],
+            Self::Dit(_) => &[],
+        }
+    }
+}
+
+/// A checkpoint's folder, opened.
+pub struct Folder {
+    path: PathBuf,
+    config: Config,
+    architecture: Architecture,
+    checkpoint: Arc<Checkpoint>,
+}
+
+impl Folder {
+    /// Opens a folder, or the folder around a `.safetensors` file. Of a diffusers pipeline, its `transformer` is opened.
+    ///
+    /// # Errors
+    /// Files that are missing or not whole, a model that is not known here.
+    pub fn open(path: &Path) -> Result<Self> {
+        let pipeline = path.join("transformer");
+        let (folder, weights) = match path.parent() {
+            Some(parent) if path.is_file() => (parent.to_path_buf(), path),
+            _ if path.join("model_index.json").is_file() => (pipeline.clone(), pipeline.as_path()),
+            _ => (path.to_path_buf(), path),
+        };
+        let config = Config::read(&folder.join("config.json"))?;
+        let architecture = Architecture::of(&config)?;
+        let mut checkpoint = Checkpoint::open(weights)?;
+        if let Architecture::Dit(_) = &architecture {
+            crate::dit::check_copies(&checkpoint)?;
+        }
+        checkpoint = checkpoint.renamed(|name| architecture.parameter(name))?;
+        Ok(Folder {
+            path: folder,
+            config,
+            architecture,
+            checkpoint: Arc::new(checkpoint),
+        })
+    }
+
+    /// Its `config.json`.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Which model it is.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// Its tensors, under the names of the model's parameters.
+    pub fn source(&self) -> Arc<dyn Source> {
+        self.checkpoint.clone()
+    }
+
+    /// Where its `tokenizer.json` lies, if it has one.
+    pub fn tokenizer_path(&self) -> PathBuf {
+        self.path.join("tokenizer.json")
+    }
+
+    /// Its `tokenizer.json`.
+    ///
+    /// # Errors
+    /// There is none, or one that cannot be read.
+    pub fn tokenizer(&self) -> std::result::Result<Tokenizer, crate::data::DataError> {
+        Tokenizer::from_file(&self.tokenizer_path())
+    }
+
+    /// A store whose parameters come from here as they are made, but for those that begin with one of `drawn`: new heads, from
+    /// `seed`.
+    pub fn store(&self, device: &Device, seed: u64, drawn: &[&str]) -> Store {
+        Store::from_source(device, seed, self.source(), drawn)
+    }
+
+    /// The digest of its configuration and weights: 64 hexadecimal digits.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::default();
+        hash.update(self.config.to_string().as_bytes());
+        self.checkpoint.each_piece(|piece| {
+            hash.update(piece);
+        });
+        hash.finish()
+    }
+
+    /// The encoder of text that it holds, made in a store of [`Folder::store`].
+    ///
+    /// # Errors
+    /// Another kind of model; tensors that are missing, left over or of another shape.
+    pub fn encoder(&self, store: &Store) -> Result<Box<dyn TextEncoder>> {
+        let encoder = self.architecture.encoder(store)?;
+        let encoder = encoder.ok_or_else(|| self.other("an encoder of text"))?;
+        self.complete(store)?;
+        Ok(encoder)
+    }
+
+    /// The decoder that it holds.
+    ///
+    /// # Errors
+    /// As [`Folder::encoder`].
+    pub fn decoder(&self, store: &Store) -> Result<Decoder> {
+        let Architecture::Decoder(config) = &self.architecture else {
+            return Err(self.other("a decoder"));
+        };
+        let decoder = Decoder::new(&store.root(), config)?;
+        self.complete(store)?;
+        Ok(decoder)
+    }
+
+    /// The vision transformer that it holds.
+    ///
+    /// # Errors
+    /// As [`Folder::encoder`].
+    pub fn vit(&self, store: &Store) -> Result<Vit> {
+        let Architecture::Vit(config) = &self.architecture else {
+            return Err(self.other("a vision transformer"));
+        };
+        let vit = Vit::new(&store.at("vit"), config)?;
+        self.complete(store)?;
+        Ok(vit)
+    }
+
+    /// The diffusion transformer that it holds.
+    ///
+    /// # Errors
+    /// As [`Folder::encoder`].
+    pub fn dit(&self, store: &Store) -> Result<Dit> {
+        let Architecture::Dit(config) = &self.architecture else {
+            return Err(self.other("a diffusion transformer"));
+        };
+        let dit = Dit::new(&store.root(), config, None)?;
+        self.complete(store)?;
+        Ok(dit)
+    }
+
+    fn other(&self, wanted: &str) -> Error {
+        Error::Checkpoint {
+            path: self.path.display().to_string(),
+            detail: format!("holds {}; wanted {wanted}", self.architecture.kind()),
+        }
+    }
+
+    /// An error unless every tensor has become a parameter or belongs to a head.
+    fn complete(&self, store: &Store) -> Result<()> {
+        let heads = self.architecture.heads();
+        let left = store.unused();
+        match left
+            .iter()
+            .find(|n| !heads.iter().any(|h| n.starts_with(h)))
+        {
+            None => Ok(()),
+            Some(name) => Err(self.checkpoint.error(
+                name,
+                "no part of the model that config.json describes; fetch both from one place",
+            )),
+        }
+    }
+}
