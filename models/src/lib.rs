@@ -50,6 +50,7 @@ pub mod layers;
 pub mod methods;
 pub mod metrics;
 pub mod report;
+pub mod sentence;
 pub mod train;
 pub mod transformer;
 pub mod vit;
@@ -70,6 +71,7 @@ pub mod prelude {
     pub use crate::encoder::{
         Encoder, EncoderConfig, EncoderFamily, MaskedLmHead, SequenceHead, TextEncoder,
     };
+    pub use crate::hub::Folder;
     pub use crate::layers::{Embedding, Linear, Norm};
     pub use crate::methods::adalora::AdaLora;
     pub use crate::methods::dora::Dora;
@@ -77,5 +79,6 @@ pub mod prelude {
     pub use crate::methods::pissa::Pissa;
     pub use crate::methods::selective::{BitFit, Full, LinearProbe};
     pub use crate::methods::{Adapted, Adapter, Attached, Factor, Form, Method, Targets};
+    pub use crate::sentence::SentenceEncoder;
     pub use crate::vit::{ImageHead, Vit, VitConfig};
 }

@@ -3,7 +3,6 @@
 use deltaw_engine::prelude::*;
 use deltaw_models::decoder::{Decoder, DecoderConfig};
 use deltaw_models::encoder::{Encoder, EncoderConfig, SequenceHead};
-use deltaw_models::transformer::Activation;
 
 /// The largest difference, in units of f32 of the largest number wanted: at most `units`.
 pub fn close(name: &str, got: &[f64], want: &[f64], units: f64) -> f64 {
@@ -36,16 +35,11 @@ impl Bert {
     /// Never: the sizes fit.
     pub fn new(device: &Device) -> Self {
         let config = EncoderConfig {
-            vocab_size: 31,
             hidden_size: 16,
             num_hidden_layers: 2,
             num_attention_heads: 4,
             intermediate_size: 24,
-            max_position_embeddings: 12,
-            type_vocab_size: 2,
-            layer_norm_eps: 1e-12,
-            hidden_act: Activation::Gelu,
-            hidden_dropout_prob: 0.0,
+            ..EncoderConfig::small(31, 12)
         };
         let store = Store::new(device, 3);
         let encoder = Encoder::new(&store.at("bert"), &config).unwrap();

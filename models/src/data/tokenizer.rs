@@ -18,6 +18,9 @@ pub const SPECIAL_TOKENS: [&str; 6] = [
     "<|endoftext|>",
 ];
 
+/// No vocabulary has so many tokens; an id beyond it is a fault of the file.
+const LARGEST: u32 = 1 << 24;
+
 /// Ids of the special tokens; a tokeniser may lack some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpecialIds {
@@ -84,6 +87,7 @@ impl Tokenizer {
         };
         let mut inner =
             tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| unreadable(e.to_string()))?;
+        let padding = inner.get_padding().map(|p| p.pad_id);
         // `[MASK]` in a text is six ordinary characters; padding and length are the batcher's business.
         inner.set_encode_special_tokens(true);
         inner.with_padding(None);
@@ -91,15 +95,21 @@ impl Tokenizer {
             .with_truncation(None)
             .map_err(|e| unreadable(e.to_string()))?;
         let find = |names: &[&str]| names.iter().find_map(|n| inner.token_to_id(n));
-        let end = find(&["<|endoftext|>", "</s>", "<|end_of_text|>"]);
+        let end = find(&["<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>"]);
         let special = SpecialIds {
-            pad: find(&["[PAD]", "<pad>", "<|pad|>"]).or(end).unwrap_or(0),
+            pad: find(&["[PAD]", "<pad>", "<|pad|>"])
+                .or(padding)
+                .or(end)
+                .unwrap_or(0),
             cls: find(&["[CLS]", "<s>"]),
             sep: find(&["[SEP]", "</s>"]),
             mask: find(&["[MASK]", "<mask>"]),
             end,
         };
         let last = inner.get_vocab(true).into_values().max().unwrap_or(0);
+        if last > LARGEST {
+            return Err(unreadable(format!("it has a token with the id {last}")));
+        }
         let mut is_special = vec![false; last as usize + 1];
         for (id, token) in inner.get_added_tokens_decoder() {
             is_special[id as usize] = token.special;

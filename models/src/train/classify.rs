@@ -3,13 +3,14 @@
 use deltaw_engine::prelude::*;
 
 use super::comparison::{Part, Scored, Sets, Task};
-use super::{Base, Learner, matrix};
+use super::{Base, Learner};
 use crate::data::batch::{EncodedText, Pad, Targets, TextBatch};
 use crate::data::order::Order;
 use crate::data::text::{Example, TextTask};
 use crate::encoder::TextEncoder;
 use crate::experiment::{Cell, Error, Result, Stage};
 use crate::layers::Linear;
+use crate::sentence::{Pooling, states};
 
 /// What every method trains besides its own parameters.
 pub const HEADS: [&str; 1] = ["classifier."];
@@ -108,20 +109,9 @@ impl<'a> Classifier<'a> {
 
     /// Logits `[B, classes]`.
     fn logits(&self, ctx: &Context, batch: &TextBatch) -> Result<Tensor> {
-        let device = self.store.device();
-        let ids = matrix(&batch.ids, batch.rows, batch.columns, device)?;
-        let types = matrix(&batch.types, batch.rows, batch.columns, device)?;
-        let mask = matrix(&batch.mask, batch.rows, batch.columns, device)?;
-        let ctx = ctx.clone().with_mask(mask);
-        let hidden = self.encoder.forward(&ctx, &ids, &types)?;
-        let mut shares = batch.mask.clone();
-        for row in shares.chunks_mut(batch.columns.max(1)) {
-            let real: f32 = row.iter().sum();
-            row.iter_mut().for_each(|m| *m /= real.max(1.0));
-        }
-        let shares = Tensor::from_slice(&shares, &[batch.rows, 1, batch.columns], device)?;
-        let mean = shares.matmul(&hidden)?.squeeze(1)?;
-        Ok(self.classifier.forward(&ctx, &mean)?)
+        let hidden = states(&*self.encoder, ctx, batch, self.store.device())?;
+        let mean = Pooling::Mean.pool(&hidden, &batch.mask)?;
+        Ok(self.classifier.forward(ctx, &mean)?)
     }
 }
 
