@@ -15,6 +15,7 @@ pub mod observe;
 pub mod op;
 pub mod ops;
 pub mod optim;
+mod overwrite;
 pub mod param;
 pub mod pool;
 pub mod random;

@@ -38,6 +38,7 @@
 //! Fine-tuning is the same loop with a method attached to the store ([`methods`]). A method of one's own can live in any
 //! crate: `tests/custom-method` is a worked example.
 
+pub mod cache;
 pub mod components;
 pub mod data;
 pub mod decoder;
@@ -45,6 +46,7 @@ pub mod diffusion;
 pub mod dit;
 pub mod encoder;
 pub mod experiment;
+pub mod generate;
 pub mod hub;
 pub mod layers;
 pub mod methods;

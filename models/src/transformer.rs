@@ -3,6 +3,7 @@
 use deltaw_engine::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::cache::KeyValues;
 use crate::layers::{FusedQkv, Linear, Norm};
 
 /// The function between the two matrices of a feed-forward, under Hugging Face's names.
@@ -14,6 +15,9 @@ pub enum Activation {
     /// GELU in GPT-2's tanh form.
     #[serde(rename = "gelu_new", alias = "gelu_pytorch_tanh")]
     GeluTanh,
+    /// `x·σ(1.702x)`, CLIP's stand-in for GELU.
+    #[serde(rename = "quick_gelu")]
+    QuickGelu,
     /// `x·σ(x)`.
     #[serde(rename = "silu")]
     Silu,
@@ -31,6 +35,7 @@ impl Activation {
         match self {
             Activation::Gelu => x.gelu(),
             Activation::GeluTanh => x.gelu_tanh(),
+            Activation::QuickGelu => x.mul(&x.affine(1.702, 0.0)?.sigmoid()?),
             Activation::Silu => x.silu(),
             Activation::Relu => x.relu(),
         }
@@ -113,42 +118,84 @@ impl SelfAttention {
         x: &Tensor,
         rotation: Option<&Rotation>,
     ) -> Result<Tensor> {
-        let options = AttentionOptions {
-            causal: self.causal,
-            mask: ctx.mask.clone(),
-            ..Default::default()
-        };
+        if let (Projections::Fused(qkv), None) = (&self.projections, rotation)
+            && let Some(all) = qkv.packed(ctx, x)?
+        {
+            return self.packed(ctx, &all);
+        }
+        let [q, k, v] = self.heads(ctx, x, rotation)?;
+        self.mixed(ctx, &q, &k, &v)
+    }
+
+    /// The same for tokens that follow those in `cache`, which their keys and values join; `ctx.mask` says which of all tokens
+    /// are real.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn extend(
+        &self,
+        ctx: &Context,
+        x: &Tensor,
+        rotation: Option<&Rotation>,
+        cache: &mut KeyValues,
+    ) -> Result<Tensor> {
+        let [q, k, v] = self.heads(ctx, x, rotation)?;
+        let [k, v] = cache.extend([&k, &v])?;
+        self.mixed(ctx, &q, &k, &v)
+    }
+
+    /// Queries `[B, H, T, D]`, keys and values, turned to their positions.
+    fn heads(&self, ctx: &Context, x: &Tensor, rotation: Option<&Rotation>) -> Result<[Tensor; 3]> {
         let [q, k, v] = match &self.projections {
             Projections::Separate([q, k, v]) => {
                 [q.forward(ctx, x)?, k.forward(ctx, x)?, v.forward(ctx, x)?]
             }
-            Projections::Fused(qkv) => match qkv.packed(ctx, x)? {
-                Some(all) if rotation.is_none() => return self.packed(ctx, &all, &options),
-                _ => qkv.forward(ctx, x)?,
-            },
+            Projections::Fused(qkv) => qkv.forward(ctx, x)?,
         };
         let (q, k, v) = (
             split(&q, self.heads)?,
             split(&k, self.key_heads)?,
             split(&v, self.key_heads)?,
         );
-        let (q, k) = match rotation {
-            Some(rotation) => (rotation.apply(&q)?, rotation.apply(&k)?),
-            None => (q, k),
+        Ok(match rotation {
+            Some(rotation) => [rotation.apply(&q)?, rotation.apply(&k)?, v],
+            None => [q, k, v],
+        })
+    }
+
+    fn options(&self, ctx: &Context) -> AttentionOptions {
+        AttentionOptions {
+            causal: self.causal,
+            mask: ctx.mask.clone(),
+            ..Default::default()
+        }
+    }
+
+    /// What the queries find, through the output projection: `[B, T, d]`.
+    fn mixed(&self, ctx: &Context, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let (options, repeat) = (self.options(ctx), self.heads / self.key_heads);
+        let &[batch, _, len, width] = q.shape() else {
+            return Err(Error::Invalid(format!(
+                "attention: q is {:?}, wanted [B, H, T, D]",
+                q.shape()
+            )));
         };
-        let repeat = self.heads / self.key_heads;
-        let mixed = attention(&q, &repeated(&k, repeat)?, &repeated(&v, repeat)?, &options)?;
-        let (batch, len, width) = (x.shape()[0], x.shape()[1], self.heads * q.last_dim());
-        self.output.forward(
-            ctx,
-            &mixed
-                .permute(&[0, 2, 1, 3])?
-                .reshape(&[batch, len, width])?,
-        )
+        let mixed = if len == 1 && repeat > 1 {
+            // The last token sees all: heads that share keys are as good as so many queries of one head, and nothing is repeated.
+            let q = q.reshape(&[batch, self.key_heads, repeat, width])?;
+            let options = AttentionOptions {
+                causal: false,
+                ..options
+            };
+            attention(&q, k, v, &options)?.reshape(&[batch, self.heads, 1, width])?
+        } else {
+            attention(q, &repeated(k, repeat)?, &repeated(v, repeat)?, &options)?
+        };
+        self.output.forward(ctx, &merge(&mixed)?)
     }
 
     /// From q, k and v side by side, `[B, T, 3d]`.
-    fn packed(&self, ctx: &Context, all: &Tensor, options: &AttentionOptions) -> Result<Tensor> {
+    fn packed(&self, ctx: &Context, all: &Tensor) -> Result<Tensor> {
         let &[batch, len, width] = all.shape() else {
             return Err(Error::Invalid(format!(
                 "attention: q, k and v are {:?}, wanted [B, T, 3d]",
@@ -156,14 +203,14 @@ impl SelfAttention {
             )));
         };
         let heads = [batch, len, 3, self.heads, width / 3 / self.heads];
-        let mixed = attention_packed(&all.reshape(&heads)?, options)?;
+        let mixed = attention_packed(&all.reshape(&heads)?, &self.options(ctx))?;
         self.output
             .forward(ctx, &mixed.reshape(&[batch, len, width / 3])?)
     }
 }
 
 /// `[B, T, H·D] → [B, H, T, D]`.
-fn split(x: &Tensor, heads: usize) -> Result<Tensor> {
+pub(crate) fn split(x: &Tensor, heads: usize) -> Result<Tensor> {
     let &[batch, len, width] = x.shape() else {
         return Err(Error::Invalid(format!(
             "attention: x is {:?}, wanted [B, T, d]",
@@ -172,6 +219,19 @@ fn split(x: &Tensor, heads: usize) -> Result<Tensor> {
     };
     x.reshape(&[batch, len, heads, width / heads])?
         .permute(&[0, 2, 1, 3])
+}
+
+/// `[B, H, T, D] → [B, T, H·D]`.
+pub(crate) fn merge(heads: &Tensor) -> Result<Tensor> {
+    let (batch, count, len, width) = (
+        heads.shape()[0],
+        heads.shape()[1],
+        heads.shape()[2],
+        heads.last_dim(),
+    );
+    heads
+        .permute(&[0, 2, 1, 3])?
+        .reshape(&[batch, len, count * width])
 }
 
 /// Each head of `[B, H, T, D]` `times` times in a row.
@@ -321,8 +381,35 @@ impl PreNormBlock {
         x: &Tensor,
         rotation: Option<&Rotation>,
     ) -> Result<Tensor> {
+        self.around(ctx, x, |normed| {
+            self.attention.forward(ctx, normed, rotation)
+        })
+    }
+
+    /// The same for tokens that follow those in `cache`, as in [`SelfAttention::extend`].
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn extend(
+        &self,
+        ctx: &Context,
+        x: &Tensor,
+        rotation: Option<&Rotation>,
+        cache: &mut KeyValues,
+    ) -> Result<Tensor> {
+        self.around(ctx, x, |normed| {
+            self.attention.extend(ctx, normed, rotation, cache)
+        })
+    }
+
+    fn around(
+        &self,
+        ctx: &Context,
+        x: &Tensor,
+        attention: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         let normed = self.attention_norm.forward(x)?;
-        let y = self.attention.forward(ctx, &normed, rotation)?;
+        let y = attention(&normed)?;
         let x = x.add(&self.attention_place.finish(ctx, &normed, y)?)?;
         let normed = self.feed_forward_norm.forward(&x)?;
         let y = self.feed_forward.forward(ctx, &normed)?;

@@ -80,6 +80,27 @@ impl Bert {
     }
 }
 
+/// Roundings from a block's input to its output, of width d, a feed-forward of `wide` and `t` tokens: two norms, four products
+/// and a softmax.
+pub fn block(d: usize, wide: usize, t: usize) -> usize {
+    2 * 2 * d + 2 * d + t + (d + t) + d + wide
+}
+
+/// Every matrix of a store is that of a linear which methods may adapt, but for these tables.
+///
+/// # Panics
+/// One is not.
+pub fn all_linears_are_sites(store: &Store, tables: &[&str]) {
+    let sites = store.sites();
+    let modules: Vec<&str> = sites.iter().filter_map(|s| s.module().ok()).collect();
+    let params = store.params();
+    let matrices = params.iter().filter(|p| p.shape().len() > 1);
+    for module in matrices.map(|p| p.name().trim_end_matches(".weight")) {
+        let table = tables.iter().any(|t| module.ends_with(t));
+        assert_eq!(modules.contains(&module), !table, "{module}");
+    }
+}
+
 /// What trains beside every method.
 pub const HEADS: [&str; 2] = ["bert.pooler.", "classifier."];
 

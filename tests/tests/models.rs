@@ -7,11 +7,7 @@ use deltaw_models::encoder::{Encoder, EncoderConfig, MaskedLmHead, SequenceHead}
 use deltaw_models::hub::{Architecture, Config};
 use deltaw_models::vit::{ImageHead, Vit, VitConfig};
 use deltaw_tests::fixture::Fixture;
-
-/// Roundings from a block's input to its output: two norms, four products and a softmax over `t` tokens.
-fn block(d: usize, wide: usize, t: usize) -> usize {
-    2 * 2 * d + 2 * d + t + (d + t) + d + wide
-}
+use deltaw_tests::small::block;
 
 fn devices() -> [Device; 2] {
     [Device::oracle(), Device::cpu()]
@@ -40,12 +36,7 @@ fn decoder(name: &str, inner: usize) {
         let hidden = model.body(&ctx, &x, positions.as_ref()).unwrap();
         fixture.compare("want.placed", &model.head(&ctx, &hidden).unwrap(), chain);
 
-        let greedy = Generation {
-            new_tokens: 6,
-            temperature: 0.0,
-            seed: 0,
-            end: None,
-        };
+        let greedy = Generation::greedy(6);
         let prompt = fixture.integers("input.prompt").to_vec::<u32>().unwrap();
         let want = fixture.integers("want.greedy").to_vec::<u32>().unwrap();
         assert_eq!(model.generate(&prompt, &greedy).unwrap(), want);
@@ -307,74 +298,27 @@ fn impossible_models_and_inputs_are_refused_with_reasons() {
         message.contains("sequences of 5 tokens, but there are 4 positions"),
         "{message}"
     );
-    let options = Generation {
-        new_tokens: 1,
-        temperature: -1.0,
-        seed: 0,
-        end: None,
-    };
-    assert!(
-        model.generate(&[1], &options).is_err()
-            && model
-                .generate(
-                    &[],
-                    &Generation {
-                        temperature: 0.0,
-                        ..options
-                    }
-                )
-                .is_err()
-    );
+    let refused = |prompt: &[u32], options| model.generate(prompt, &options).is_err();
+    let one = || Generation::greedy(1);
+    assert!(refused(&[], one()) && !refused(&[1], one()));
+    for (temperature, top_k, top_p) in [
+        (-1.0, None, None),
+        (f64::NAN, None, None),
+        (1.0, Some(0), None),
+        (1.0, None, Some(0.0)),
+        (1.0, None, Some(1.5)),
+    ] {
+        let options = Generation {
+            temperature,
+            top_k,
+            top_p,
+            ..one()
+        };
+        assert!(refused(&[1], options));
+    }
 }
 
 fn config_with(more: &str) -> String {
     let sizes = r#""vocab_size": 9, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 4, "hidden_act": "silu""#;
     format!("{{{sizes}, {more}}}")
-}
-
-#[test]
-fn drawn_tokens_follow_the_seed_and_the_text_may_outgrow_the_model() {
-    let store = Store::new(&Device::cpu(), 0);
-    let model = Decoder::new(&store.root(), &DecoderConfig::gpt2(31, 16, 1, 4, 4)).unwrap();
-    let drawn = |seed| {
-        let options = Generation {
-            new_tokens: 12,
-            temperature: 1.0,
-            seed,
-            end: None,
-        };
-        model.generate(&[1, 2], &options).unwrap()
-    };
-    assert_eq!(drawn(1), drawn(1));
-    assert_ne!(drawn(1), drawn(2));
-    assert!(drawn(1).len() == 12 && drawn(1).iter().all(|t| *t < 31));
-}
-
-/// Rows of several lengths, some longer than the model sees, some ended before the others: each is what it is alone. The products
-/// of a row are summed alike in a batch of any size, so the logits have the same order but for ties, which random weights lack.
-#[test]
-fn a_batch_of_texts_goes_on_as_each_alone() {
-    let store = Store::new(&Device::cpu(), 3);
-    let model = Decoder::new(&store.root(), &DecoderConfig::gpt2(31, 16, 2, 4, 8)).unwrap();
-    let prompts: [&[u32]; 4] = [
-        &[1],
-        &[7, 2, 9],
-        &[3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
-        &[5, 5],
-    ];
-    let greedy = |end| Generation {
-        new_tokens: 6,
-        temperature: 0.0,
-        seed: 0,
-        end,
-    };
-    let all = model.generate_batch(&prompts, &greedy(None)).unwrap();
-    for end in [None, Some(all[0][1])] {
-        let batch = model.generate_batch(&prompts, &greedy(end)).unwrap();
-        for (prompt, text) in prompts.iter().zip(&batch) {
-            assert_eq!(*text, model.generate(prompt, &greedy(end)).unwrap());
-        }
-    }
-    assert!(model.generate_batch(&[], &greedy(None)).unwrap().is_empty());
-    assert!(model.generate_batch(&[&[1], &[]], &greedy(None)).is_err());
 }

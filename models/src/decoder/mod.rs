@@ -9,9 +9,10 @@ use deltaw_engine::prelude::*;
 mod config;
 mod generate;
 
+pub use crate::generate::Generation;
 pub use config::{DecoderConfig, Family};
-pub use generate::Generation;
 
+use crate::cache::KeyValues;
 use crate::layers::{Embedding, FusedQkv, Linear, Norm};
 use crate::transformer::{
     FeedForward, Place, PreNormBlock, Projections, Rotation, SelfAttention, check_heads,
@@ -198,17 +199,55 @@ impl Decoder {
     /// # Errors
     /// Shapes that do not fit.
     pub fn body(&self, ctx: &Context, x: &Tensor, positions: Option<&Tensor>) -> Result<Tensor> {
-        let rotation = match self.config.family {
+        let rotation = self.rotation(x, positions)?;
+        let x = self.blocks.iter().try_fold(x.clone(), |x, block| {
+            block.forward(ctx, &x, rotation.as_ref())
+        })?;
+        self.norm.forward(&x)
+    }
+
+    /// An empty cache for [`Decoder::extend`].
+    pub fn cache(&self) -> Vec<KeyValues> {
+        self.blocks.iter().map(|_| KeyValues::default()).collect()
+    }
+
+    /// [`Decoder::body`] over embeddings `[B, T, d]` of tokens that follow those in `cache`, which they join; `positions` are
+    /// their own, and `ctx.mask` says which of all tokens are real, the cache's first. For use without a tape ([`no_grad`]).
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or another model's cache.
+    pub fn extend(
+        &self,
+        ctx: &Context,
+        x: &Tensor,
+        positions: &Tensor,
+        cache: &mut [KeyValues],
+    ) -> Result<Tensor> {
+        let (blocks, kept) = (self.blocks.len(), cache.len());
+        if blocks != kept {
+            let detail = format!("decoder: a cache of {kept} blocks for a model of {blocks}");
+            return Err(Error::Invalid(detail));
+        }
+        let rotation = self.rotation(x, Some(positions))?;
+        let x = self
+            .blocks
+            .iter()
+            .zip(cache)
+            .try_fold(x.clone(), |x, (block, cache)| {
+                block.extend(ctx, &x, rotation.as_ref(), cache)
+            })?;
+        self.norm.forward(&x)
+    }
+
+    /// The turn of queries and keys, in LLaMA's family.
+    fn rotation(&self, x: &Tensor, positions: Option<&Tensor>) -> Result<Option<Rotation>> {
+        Ok(match self.config.family {
             Family::Llama { rope_theta } if x.rank() == 3 => {
                 let positions = placed(positions, x.shape()[1], x)?;
                 Some(Rotation::new(&positions, rope_theta)?)
             }
             _ => None,
-        };
-        let x = self.blocks.iter().try_fold(x.clone(), |x, block| {
-            block.forward(ctx, &x, rotation.as_ref())
-        })?;
-        self.norm.forward(&x)
+        })
     }
 
     /// Hidden states `[…, d]` to logits `[…, vocabulary]`.

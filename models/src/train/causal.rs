@@ -223,11 +223,10 @@ impl Writer<'_> {
     fn right(&self, rows: &Rows, items: &[u32]) -> Result<Vec<bool>> {
         let pairs: Vec<_> = items.iter().map(|i| rows.split(*i as usize)).collect();
         let prompts: Vec<&[u32]> = pairs.iter().map(|p| p.0).collect();
+        let longest = pairs.iter().map(|p| p.1.len()).max().unwrap_or(0);
         let options = Generation {
-            new_tokens: pairs.iter().map(|p| p.1.len()).max().unwrap_or(0),
-            temperature: 0.0,
-            seed: 0,
             end: self.task.base.tokenizer.special().end,
+            ..Generation::greedy(longest)
         };
         let written = self.model.decoder.generate_batch(&prompts, &options)?;
         Ok(written.iter().zip(&pairs).map(|(w, p)| w == p.1).collect())
