@@ -25,13 +25,11 @@ fn in_steps(model: &Decoder, ids: &Tensor, start: usize) -> Result<Tensor> {
 /// Both ways round, each within CHAIN roundings of half a unit.
 #[test]
 fn the_logits_of_each_step_are_those_of_the_whole_text() {
-    for name in ["gpt2", "llama"] {
+    for name in ["gpt2", "llama", "qwen2"] {
         for device in [Device::oracle(), Device::cpu(), gpu().device.clone()] {
             let fixture = Fixture::open(name, &device);
-            let config = DecoderConfig::from_hugging_face(&fixture.config).unwrap();
-            let store = Store::new(&device, 0);
-            let model = Decoder::new(&store.root(), &config).unwrap();
-            fixture.load(&store);
+            let (_files, folder) = fixture.folder();
+            let model = folder.decoder(&folder.store(&device, 0, &[])).unwrap();
             let ids = fixture.integers("input.ids");
             let run = |f: &dyn Fn() -> Result<Tensor>| {
                 let logits = no_grad(f).unwrap_or_else(|e| gpu().fail(e));
