@@ -114,12 +114,22 @@ impl Linear {
     /// # Errors
     /// Names that are taken.
     pub fn patches(path: &Path, kernel: [usize; 4]) -> Result<Self> {
-        let weight = path.param("weight", &kernel, Init::Normal(STD))?;
         let bias = path.param("bias", &kernel[..1], Init::ZEROS)?;
-        Ok(Self::at(
-            path,
-            Site::linear(path.prefix(), Role::Other, 0, &weight, Some(&bias)),
-        ))
+        Self::flattened(path, kernel, Some(&bias))
+    }
+
+    /// The same without a bias, as in CLIP.
+    ///
+    /// # Errors
+    /// Names that are taken.
+    pub fn patches_no_bias(path: &Path, kernel: [usize; 4]) -> Result<Self> {
+        Self::flattened(path, kernel, None)
+    }
+
+    fn flattened(path: &Path, kernel: [usize; 4], bias: Option<&Param>) -> Result<Self> {
+        let weight = path.param("weight", &kernel, Init::Normal(STD))?;
+        let site = Site::linear(path.prefix(), Role::Other, 0, &weight, bias);
+        Ok(Self::at(path, site))
     }
 
     fn at(path: &Path, site: Site) -> Self {

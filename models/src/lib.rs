@@ -39,8 +39,10 @@
 //! crate: `tests/custom-method` is a worked example.
 
 pub mod cache;
+pub mod clip;
 pub mod components;
 pub mod data;
+pub mod deberta;
 pub mod decoder;
 pub mod diffusion;
 pub mod dit;
@@ -53,6 +55,7 @@ pub mod methods;
 pub mod metrics;
 pub mod report;
 pub mod sentence;
+pub mod seq2seq;
 pub mod train;
 pub mod transformer;
 pub mod vit;
@@ -63,12 +66,14 @@ pub mod prelude {
     pub use deltaw_engine::optim::{AdamW, Schedule, clip_global_norm};
     pub use deltaw_engine::prelude::*;
 
+    pub use crate::clip::{Clip, ClipConfig, contrastive_loss};
     pub use crate::data::batch::{EncodedText, Pad, TextBatch};
     pub use crate::data::images::{ImageBatch, ImageSet, ImageTask};
     pub use crate::data::order::Order;
     pub use crate::data::split::Fractions;
     pub use crate::data::tasks;
     pub use crate::data::tokenizer::Tokenizer;
+    pub use crate::deberta::{ContextHead, Deberta, DebertaConfig};
     pub use crate::decoder::{Decoder, DecoderConfig, Generation, next_token_loss};
     pub use crate::encoder::{
         Encoder, EncoderConfig, EncoderFamily, MaskedLmHead, SequenceHead, TextEncoder,
@@ -82,5 +87,6 @@ pub mod prelude {
     pub use crate::methods::selective::{BitFit, Full, LinearProbe};
     pub use crate::methods::{Adapted, Adapter, Attached, Factor, Form, Method, Targets};
     pub use crate::sentence::SentenceEncoder;
+    pub use crate::seq2seq::{BartConfig, EncoderDecoder, T5Config};
     pub use crate::vit::{ImageHead, Vit, VitConfig};
 }

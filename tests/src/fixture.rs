@@ -85,7 +85,7 @@ impl Fixture {
     }
 
     /// On the oracle (f64) what differs is the rounding of the file's numbers to f32, half a unit in the last place, and what
-    /// the reference itself rounds to f32, `inner` times; on the CPU every rounding of the longest chain of sums and products,
+    /// the reference itself rounds to f32, `inner` times; on other devices every rounding of the longest chain of sums and products,
     /// `chain`, costs a unit of the largest number at most.
     pub fn compare(&self, name: &str, got: &Tensor, chain: usize) -> f64 {
         let want = self.weights.get(name).unwrap();
@@ -93,10 +93,10 @@ impl Fixture {
         let (got, want) = (got.to_vec::<f64>().unwrap(), want.to_vec::<f64>().unwrap());
         let size = want.iter().fold(0.0f64, |m, v| m.max(v.abs()));
         let unit = f64::from(f32::EPSILON) * size;
-        let tolerance = if self.device.is_cpu() {
-            chain as f64 * unit
-        } else {
+        let tolerance = if self.device == Device::oracle() {
             (0.5 + self.inner as f64) * unit + 1e-11
+        } else {
+            chain as f64 * unit
         };
         let worst = got
             .iter()

@@ -1,8 +1,12 @@
 //! Small models with random weights, and a comparison in units of f32, for tests of models and methods.
 
+use std::sync::Arc;
+
 use deltaw_engine::prelude::*;
 use deltaw_models::decoder::{Decoder, DecoderConfig};
 use deltaw_models::encoder::{Encoder, EncoderConfig, SequenceHead};
+
+use crate::fixture::Fixture;
 
 /// The largest difference, in units of f32 of the largest number wanted: at most `units`.
 pub fn close(name: &str, got: &[f64], want: &[f64], units: f64) -> f64 {
@@ -99,6 +103,23 @@ pub fn all_linears_are_sites(store: &Store, tables: &[&str]) {
         let table = tables.iter().any(|t| module.ends_with(t));
         assert_eq!(modules.contains(&module), !table, "{module}");
     }
+}
+
+/// Two stores over a fixture's weights with the matrices rounded to bf16: held so, and held as f32.
+///
+/// # Panics
+/// Never: the types convert.
+pub fn rounded(fixture: &Fixture) -> [Store; 2] {
+    [DType::Bf16, DType::F32].map(|dtype| {
+        let rounded = fixture.weights.iter().map(|(name, x)| {
+            let x = match x.rank() {
+                2 | 4 => x.converted(DType::Bf16).and_then(|x| x.converted(dtype)),
+                _ => Ok(x.clone()),
+            };
+            (name.to_string(), x.unwrap())
+        });
+        Store::from_source(&fixture.device, 0, Arc::new(Weights::new(rounded)), &[])
+    })
 }
 
 /// What trains beside every method.

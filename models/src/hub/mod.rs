@@ -26,11 +26,14 @@ use deltaw_engine::prelude::*;
 
 pub use config::Config;
 
+use crate::clip::{Clip, ClipConfig};
 use crate::data::tokenizer::Tokenizer;
+use crate::deberta::{Deberta, DebertaConfig};
 use crate::decoder::{Decoder, DecoderConfig};
 use crate::dit::{Dit, DitConfig};
 use crate::encoder::{Encoder, EncoderConfig, TextEncoder};
 use crate::experiment::hash::Sha256;
+use crate::seq2seq::{BartConfig, EncoderDecoder, T5Config};
 use crate::vit::{Vit, VitConfig};
 
 /// The model of a checkpoint, with its sizes.
@@ -40,15 +43,22 @@ pub enum Architecture {
     Encoder(EncoderConfig),
     /// `gpt2`, `llama`, `qwen2` and `mistral`.
     Decoder(DecoderConfig),
+    /// `deberta-v2`, which version 3 is called too.
+    Deberta(DebertaConfig),
+    /// `t5`.
+    T5(T5Config),
+    /// `bart`.
+    Bart(BartConfig),
     /// `vit`.
     Vit(VitConfig),
+    /// `clip`.
+    Clip(ClipConfig),
     /// diffusers' `DiTTransformer2DModel`.
     Dit(DitConfig),
 }
 
 /// What [`Architecture::of`] knows.
-const KNOWN: &str =
-    "bert, roberta, gpt2, llama, qwen2, mistral, vit, or diffusers' DiTTransformer2DModel";
+const KNOWN: &str = "bert, roberta, deberta-v2, gpt2, llama, qwen2, mistral, t5, bart, vit, clip, or diffusers' DiTTransformer2DModel";
 
 impl Architecture {
     /// The model that a configuration describes.
@@ -70,7 +80,11 @@ impl Architecture {
             (Some("gpt2" | "llama" | "qwen2" | "mistral"), _) => {
                 DecoderConfig::from_hugging_face(config).map(Self::Decoder)
             }
+            (Some("deberta-v2"), _) => DebertaConfig::from_hugging_face(config).map(Self::Deberta),
+            (Some("t5"), _) => T5Config::from_hugging_face(config).map(Self::T5),
+            (Some("bart"), _) => BartConfig::from_hugging_face(config).map(Self::Bart),
             (Some("vit"), _) => VitConfig::from_hugging_face(config).map(Self::Vit),
+            (Some("clip"), _) => ClipConfig::from_hugging_face(config).map(Self::Clip),
             (None, Some("DiTTransformer2DModel" | "Transformer2DModel")) => {
                 DitConfig::from_diffusers(config).map(Self::Dit)
             }
@@ -96,6 +110,7 @@ impl Architecture {
                 let encoder = Encoder::new(&store.at(config.family.prefix()), config)?;
                 Some(Box::new(encoder))
             }
+            Self::Deberta(config) => Some(Box::new(Deberta::new(&store.at("deberta"), config)?)),
             _ => None,
         })
     }
@@ -103,9 +118,11 @@ impl Architecture {
     /// What the model's kind is called in messages.
     fn kind(&self) -> &'static str {
         match self {
-            Self::Encoder(_) => "an encoder of text",
+            Self::Encoder(_) | Self::Deberta(_) => "an encoder of text",
             Self::Decoder(_) => "a decoder",
+            Self::T5(_) | Self::Bart(_) => "an encoder–decoder",
             Self::Vit(_) => "a vision transformer",
+            Self::Clip(_) => "a pair of towers for text and images",
             Self::Dit(_) => "a diffusion transformer",
         }
     }
@@ -115,8 +132,20 @@ impl Architecture {
         match self {
             Self::Encoder(config) => config.parameter(name),
             Self::Decoder(config) => config.parameter(name),
+            Self::Deberta(config) => config.parameter(name),
+            Self::T5(config) => config.parameter(name),
+            Self::Bart(config) => config.parameter(name),
             Self::Vit(_) => Some(crate::vit::parameter(name)),
+            Self::Clip(_) => crate::clip::parameter(name),
             Self::Dit(_) => crate::dit::parameter(name),
+        }
+    }
+
+    /// Parameters that a bare model's checkpoint lacks, and that are then as they are made.
+    fn optional(&self) -> &'static [&'static str] {
+        match self {
+            Self::Bart(_) => &["final_logits_bias"],
+            _ => &[],
         }
     }
 
@@ -125,7 +154,18 @@ impl Architecture {
         match self {
             Self::Encoder(config) => config.family.heads(),
             Self::Decoder(_) => &["lm_head.", "score.", "classifier.", "qa_outputs."],
+            Self::Deberta(_) => &[
+                "pooler.",
+                "classifier.",
+                "cls.",
+                "lm_predictions.",
+                "mask_predictions.",
+                "qa_outputs.",
+            ],
+            Self::T5(_) => &["classification_head.", "classifier.", "qa_outputs."],
+            Self::Bart(_) => &["classification_head.", "qa_outputs."],
             Self::Vit(_) => &["classifier.", "vit.pooler.", "pooler.", "decoder."],
+            Self::Clip(_) => &["classifier."],
             Self::Dit(_) => &[],
         }
     }
@@ -197,7 +237,10 @@ impl Folder {
     /// A store whose parameters come from here as they are made, but for those that begin with one of `drawn`: new heads, from
     /// `seed`.
     pub fn store(&self, device: &Device, seed: u64, drawn: &[&str]) -> Store {
-        Store::from_source(device, seed, self.source(), drawn)
+        let optional = self.architecture.optional().iter();
+        let absent = optional.filter(|name| self.checkpoint.describe(name).is_none());
+        let drawn: Vec<&str> = drawn.iter().chain(absent).copied().collect();
+        Store::from_source(device, seed, self.source(), &drawn)
     }
 
     /// The digest of its configuration and weights: 64 hexadecimal digits.
@@ -232,6 +275,33 @@ impl Folder {
         let decoder = Decoder::new(&store.root(), config)?;
         self.complete(store)?;
         Ok(decoder)
+    }
+
+    /// The encoder–decoder that it holds.
+    ///
+    /// # Errors
+    /// As [`Folder::encoder`].
+    pub fn encoder_decoder(&self, store: &Store) -> Result<EncoderDecoder> {
+        let model = match &self.architecture {
+            Architecture::T5(config) => EncoderDecoder::t5(&store.root(), config)?,
+            Architecture::Bart(config) => EncoderDecoder::bart(&store.root(), config)?,
+            _ => return Err(self.other("an encoder–decoder")),
+        };
+        self.complete(store)?;
+        Ok(model)
+    }
+
+    /// The CLIP that it holds.
+    ///
+    /// # Errors
+    /// As [`Folder::encoder`].
+    pub fn clip(&self, store: &Store) -> Result<Clip> {
+        let Architecture::Clip(config) = &self.architecture else {
+            return Err(self.other("a pair of towers for text and images"));
+        };
+        let clip = Clip::new(&store.root(), config)?;
+        self.complete(store)?;
+        Ok(clip)
     }
 
     /// The vision transformer that it holds.
