@@ -20,6 +20,17 @@ impl Weights {
         self.0.get(name)
     }
 
+    /// The tensor of that name, which has to be there.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn expect(&self, name: &str) -> Result<&Tensor> {
+        self.get(name).ok_or_else(|| Error::Param {
+            name: name.into(),
+            detail: "is missing".into(),
+        })
+    }
+
     /// Puts a tensor under a name.
     pub fn insert(&mut self, name: impl Into<String>, tensor: Tensor) {
         self.0.insert(name.into(), tensor);

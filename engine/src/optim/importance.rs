@@ -47,6 +47,20 @@ impl ImportanceAverages {
         &self.averages[1]
     }
 
+    /// Goes on from a mean and a spread that were kept.
+    ///
+    /// # Errors
+    /// Those of other weights: another shape or element type.
+    pub fn resume(&mut self, mean: &Tensor, spread: &Tensor) -> Result<()> {
+        for (own, kept) in self.averages.iter_mut().zip([mean, spread]) {
+            kept.expect_shape("importance", "the average", own.shape())?;
+            kept.expect_dtype("importance", DType::F32)?;
+            let kept = tagged(Tag::State, || kept.deep_clone()?.to_device(own.device()))?;
+            *own = kept;
+        }
+        Ok(())
+    }
+
     /// One step of many, each with its weights and their gradient; a GPU does it in one launch.
     ///
     /// # Errors

@@ -59,6 +59,23 @@ pub trait Attached {
         Ok(())
     }
 
+    /// What training has changed besides parameters: all that the method itself needs to go on from here to the same bits.
+    ///
+    /// # Errors
+    /// None but those of the device.
+    fn state(&self) -> Result<Weights> {
+        Ok(Weights::default())
+    }
+
+    /// Goes on from a [`state`](Attached::state), before the parameters get their values: those that grew have their sizes then.
+    ///
+    /// # Errors
+    /// The state of another method or model.
+    fn resume(&mut self, state: &Weights) -> Result<()> {
+        let _ = state;
+        Ok(())
+    }
+
     /// Numbers that the update needs in the end, heads apart: what budgets compare.
     ///
     /// # Errors

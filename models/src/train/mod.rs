@@ -97,8 +97,7 @@ pub trait Learner {
 
 /// Trains what the store has marked as trained. Returns the curve of the task's loss, penalty apart.
 ///
-/// A run without a method keeps its place every 20 seconds and goes on from there after an interruption, to the same bits;
-/// with one, whose state is the method's own, it starts again.
+/// A run keeps its place every 20 seconds and goes on from there after an interruption, to the same bits.
 ///
 /// # Errors
 /// An interruption, a loss that is not finite, a checkpoint that cannot be written.
@@ -125,14 +124,13 @@ pub fn fit(
     let mut average = recipe.average.map(|decay| Average::new(decay, &params));
     let mut curve = Curve::new();
     let mut begin = 0;
-    if method.is_none()
-        && let Some(kept) = stage.resume()
-    {
+    if let Some(kept) = stage.resume() {
         let state = State {
             params: &params,
             optimiser: &mut optimiser,
             order: &mut order,
             average: average.as_mut(),
+            method: method.as_mut().map(|m| &mut **m as &mut dyn Attached),
         };
         (begin, curve) = state.restore(&kept)?;
     }
@@ -168,20 +166,16 @@ pub fn fit(
         if step % (recipe.steps / 50).max(1) == 0 {
             curve.push((step, task.item()?));
         }
-        if method.is_some() {
-            stage.progress(step + 1, recipe.steps);
-            stage.check()?;
-        } else {
-            stage.step(step + 1, recipe.steps, || {
-                let state = State {
-                    params: &params,
-                    optimiser: &mut optimiser,
-                    order: &mut order,
-                    average: average.as_mut(),
-                };
-                state.keep(step + 1, &curve)
-            })?;
-        }
+        stage.step(step + 1, recipe.steps, || {
+            let state = State {
+                params: &params,
+                optimiser: &mut optimiser,
+                order: &mut order,
+                average: average.as_mut(),
+                method: method.as_mut().map(|m| &mut **m as &mut dyn Attached),
+            };
+            state.keep(step + 1, &curve)
+        })?;
     }
     if let Some(average) = average {
         average.install(&params)?;

@@ -1,5 +1,5 @@
-//! Where a training run stands, as one safetensors file: parameters with their average, both moments of the optimiser, the
-//! place in the data and the curve so far.
+//! Where a training run stands, as one safetensors file: parameters with their average, both moments of the optimiser, what the
+//! method keeps of its own, the place in the data and the curve so far.
 
 use deltaw_engine::checkpoint;
 use deltaw_engine::optim::AdamW;
@@ -10,8 +10,11 @@ use super::Curve;
 use super::average::Average;
 use crate::data::order::{Cursor, Order};
 use crate::experiment::{Error, Result};
+use crate::methods::Attached;
 
 const PLACE: &str = "place";
+/// Before the names of the method's own.
+const METHOD: &str = "method.";
 
 #[derive(Serialize, Deserialize)]
 struct Position {
@@ -26,6 +29,7 @@ pub(super) struct State<'a> {
     pub optimiser: &'a mut AdamW,
     pub order: &'a mut Order,
     pub average: Option<&'a mut Average>,
+    pub method: Option<&'a mut (dyn Attached + 'a)>,
 }
 
 impl State<'_> {
@@ -50,6 +54,11 @@ impl State<'_> {
                 weights.insert(format!("average.{}", param.name()), value.clone());
             }
         }
+        if let Some(method) = &self.method {
+            for (name, tensor) in method.state()?.iter() {
+                weights.insert(format!("{METHOD}{name}"), tensor.clone());
+            }
+        }
         Ok(checkpoint::to_bytes(&weights)?)
     }
 
@@ -64,8 +73,16 @@ impl State<'_> {
         };
         let place = of("", PLACE)?.to_vec::<u8>()?;
         let position: Position = serde_json::from_slice(&place).map_err(Error::other)?;
+        if let Some(method) = self.method {
+            let own = weights.iter().filter_map(|(name, tensor)| {
+                let name = name.strip_prefix(METHOD)?;
+                Some((name.to_string(), tensor.clone()))
+            });
+            method.resume(&Weights::new(own))?;
+        }
         for param in self.params {
-            param.set(of("value.", param.name())?)?;
+            let device = param.value().device().clone();
+            param.set(of("value.", param.name())?.to_device(&device)?)?;
         }
         if let Some(average) = self.average {
             let values = self.params.iter().map(|p| of("average.", p.name()));

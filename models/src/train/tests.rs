@@ -3,6 +3,11 @@ use super::*;
 use crate::data::corpus::Stream;
 use crate::data::tokenizer::Tokenizer;
 use crate::encoder::EncoderConfig;
+use crate::methods::Method;
+use crate::methods::adalora::AdaLora;
+use crate::methods::lora::Lora;
+use crate::methods::snell::Snell;
+use crate::methods::triadaptlora::TriAdaptLora;
 
 const CLOZE: Cloze = Cloze {
     columns: 16,
@@ -70,6 +75,7 @@ fn a_kept_state_goes_on_to_the_same_bits() {
                 optimiser: &mut self.1,
                 order: &mut self.2,
                 average: Some(&mut self.3),
+                method: None,
             }
         }
 
@@ -101,6 +107,77 @@ fn a_kept_state_goes_on_to_the_same_bits() {
 
     let cut = second.state().restore(&kept[..kept.len() / 2]);
     assert!(cut.unwrap_err().to_string().contains("checkpoint"));
+}
+
+/// Interrupted in the middle of what the method decides: after triplets were pruned, after a matrix grew.
+#[test]
+fn a_method_goes_on_to_the_same_bits() {
+    const STEPS: u64 = 24;
+    let tokenizer = Tokenizer::bytes().unwrap();
+    let stream = stream(&tokenizer);
+    let methods: [Box<dyn Method>; 4] = [
+        Box::new(Lora::rank(2)),
+        Box::new(AdaLora::target_rank(1)),
+        Box::new(TriAdaptLora::target_rank(3)),
+        Box::new(Snell::rank(4)),
+    ];
+    for method in &methods {
+        let start = || {
+            let model = model(&tokenizer, &stream);
+            let attached = method.attach(model.store(), &[]).unwrap();
+            let params = model.store().trained();
+            let order = model.order(3, 5).unwrap();
+            (model, attached, params, AdamW::new(0.01), order)
+        };
+        let take = |(model, attached, params, optimiser, order): &mut (
+            MaskedLm,
+            Box<dyn Attached>,
+            Vec<Param>,
+            AdamW,
+            Order,
+        ),
+                    range: std::ops::Range<u64>| {
+            let mut losses = vec![];
+            for step in range {
+                let items = order.next_batch(5);
+                let task = model.loss(&Context::train(3, step), &items, step).unwrap();
+                let penalty = attached.penalty().unwrap();
+                let loss = penalty.map_or(task.clone(), |p| task.add(&p).unwrap());
+                let grads = backward(&loss).unwrap();
+                optimiser.step(params, &grads, 1e-2).unwrap();
+                attached.after_step(step, STEPS, &grads).unwrap();
+                losses.push(loss.item().unwrap());
+            }
+            (losses, attached.ranks().unwrap())
+        };
+        let all = take(&mut start(), 0..STEPS);
+        for at in [1, 11, STEPS - 2] {
+            let mut first = start();
+            let (before, _) = take(&mut first, 0..at);
+            let (_, attached, params, optimiser, order) = &mut first;
+            let mut state = State {
+                params,
+                optimiser,
+                order,
+                average: None,
+                method: Some(&mut **attached),
+            };
+            let kept = state.keep(at, &Curve::new()).unwrap();
+            let mut second = start();
+            let (_, attached, params, optimiser, order) = &mut second;
+            state = State {
+                params,
+                optimiser,
+                order,
+                average: None,
+                method: Some(&mut **attached),
+            };
+            assert_eq!(state.restore(&kept).unwrap().0, at);
+            let (after, ranks) = take(&mut second, at..STEPS);
+            let name = method.name();
+            assert_eq!(([before, after].concat(), ranks), all, "{name} from {at}");
+        }
+    }
 }
 
 #[test]

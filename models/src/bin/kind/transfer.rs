@@ -363,7 +363,8 @@ impl<'a> Transfer<'a> {
         arms: &'a [Arm],
         bases: &'a BTreeMap<(Ancestor, u64), Base>,
         judge: &'a Seer,
-        (name, task): (&'static str, ImageTask),
+        name: &'static str,
+        task: &ImageTask,
     ) -> Result<Self> {
         let real = denoise::pixels(&task.splits.test, judge)?;
         Ok(Transfer {
@@ -371,9 +372,9 @@ impl<'a> Transfer<'a> {
             real,
             classes: task.classes.len(),
             sets: Sets {
-                train: task.splits.train,
-                validation: task.splits.validation,
-                tests: vec![(name.into(), task.splits.test)],
+                train: task.splits.train.clone(),
+                validation: task.splits.validation.clone(),
+                tests: vec![(name.into(), task.splits.test.clone())],
             },
             setup,
             arms,
@@ -391,11 +392,6 @@ impl<'a> Transfer<'a> {
             .zip(&self.seen.classes)
             .filter(|(a, b)| a == b);
         100.0 * right.count() as f64 / labels.len() as f64
-    }
-
-    /// Multiplications for a sample of an arm at one step of the process; updates that are merged cost nothing.
-    pub fn macs(&self, arm: &Arm) -> usize {
-        self.setup.sized(self.classes).macs(arm.partition.as_ref())
     }
 }
 
@@ -442,7 +438,7 @@ impl Task for Transfer<'_> {
         Ok(Box::new(Heir {
             denoiser,
             seed,
-            macs: self.macs(arm),
+            macs: config.macs(arm.partition.as_ref()),
             task: self,
         }))
     }

@@ -7,6 +7,9 @@ use super::{AdaLora, Importance};
 use crate::methods::low_rank::{LowRank, orthogonality};
 use crate::methods::{Adapted, Adapter, Attached};
 
+/// Present in the state once the pattern is fixed.
+const SETTLED: &str = "settled";
+
 /// The triplets of one site.
 pub(super) struct Triplets {
     path: String,
@@ -61,6 +64,11 @@ impl Triplets {
         Ok(self.pattern()?.iter().filter(|k| **k).count())
     }
 
+    /// In the order of their averages.
+    fn parts(&self) -> [&Param; 3] {
+        [&self.q, &self.p, &self.lambda]
+    }
+
     fn mask(&self) -> Result<()> {
         match &self.kept {
             Some(kept) => self.lambda.set(self.lambda.value().mul(kept)?),
@@ -109,11 +117,11 @@ impl Allocator {
     /// Smooths the importance of every triplet's weights by this step's gradients.
     fn observe(&mut self, grads: &Gradients) -> Result<()> {
         let values: Vec<[Tensor; 3]> = (self.sites.iter())
-            .map(|s| [&s.q, &s.p, &s.lambda].map(|p| p.value()))
+            .map(|s| s.parts().map(Param::value))
             .collect();
         let mut steps = vec![];
         for (site, values) in self.sites.iter_mut().zip(&values) {
-            let ids = [&site.q, &site.p, &site.lambda].map(|param| param.id());
+            let ids = site.parts().map(Param::id);
             for ((state, value), id) in site.averages.iter_mut().zip(values).zip(ids) {
                 if let Some(grad) = grads.get(id) {
                     steps.push((state, value, grad));
@@ -158,6 +166,41 @@ impl Attached for Allocator {
         if falling || last_phase {
             self.sites.iter().try_for_each(Triplets::mask)?;
         }
+        Ok(())
+    }
+
+    fn state(&self) -> Result<Weights> {
+        let mut state = Weights::default();
+        for site in &self.sites {
+            for (part, averages) in site.parts().into_iter().zip(&site.averages) {
+                state.insert(format!("{}.mean", part.name()), averages.mean().clone());
+                state.insert(format!("{}.spread", part.name()), averages.spread().clone());
+            }
+            if let Some(kept) = &site.kept {
+                state.insert(format!("{}.kept", site.path), kept.clone());
+            }
+        }
+        if self.settled {
+            state.insert(SETTLED, Tensor::from([1.0]));
+        }
+        Ok(state)
+    }
+
+    fn resume(&mut self, state: &Weights) -> Result<()> {
+        for site in &mut self.sites {
+            let names = site.parts().map(|part| part.name().to_string());
+            for (name, averages) in names.iter().zip(&mut site.averages) {
+                let [mean, spread] =
+                    ["mean", "spread"].map(|kind| state.expect(&format!("{name}.{kind}")));
+                averages.resume(mean?, spread?)?;
+            }
+            let kept = state.get(&format!("{}.kept", site.path));
+            let device = site.lambda.value().device().clone();
+            site.kept = kept
+                .map(|k| k.deep_clone()?.to_device(&device))
+                .transpose()?;
+        }
+        self.settled = state.get(SETTLED).is_some();
         Ok(())
     }
 

@@ -10,6 +10,9 @@ use crate::data::draw::Draw;
 use crate::methods::low_rank::orthogonality;
 use crate::methods::{Adapted, Adapter, Attached};
 
+/// In the state, the importances at the last allocation.
+const BEFORE: &str = "before";
+
 /// TriAdaptLoRA at work.
 pub(super) struct Grower {
     method: TriAdaptLora,
@@ -162,6 +165,42 @@ impl Attached for Grower {
     fn ranks(&self) -> Result<Vec<(String, usize)>> {
         let rank = |(path, site): &(String, Arc<Grown>)| (path.clone(), site.rank());
         Ok(self.sites.iter().map(rank).collect())
+    }
+
+    /// For each matrix its blocks, (rank at the end, step of birth) each, and the importance at the last allocation.
+    fn state(&self) -> Result<Weights> {
+        let device = Device::cpu();
+        let mut state = Weights::default();
+        for (path, site) in &self.sites {
+            let ranges = site.a.ranges();
+            let blocks: Vec<i64> = (ranges.iter())
+                .flat_map(|block| [block.rows.end as i64, block.born as i64])
+                .collect();
+            let blocks = Tensor::from_slice(&blocks, &[ranges.len(), 2], &device)?;
+            state.insert(format!("{path}.blocks"), blocks);
+        }
+        // f64 lives on the oracle alone: as bits.
+        let before: Vec<i64> = self.before.iter().map(|b| b.to_bits() as i64).collect();
+        state.insert(
+            BEFORE,
+            Tensor::from_slice(&before, &[before.len()], &device)?,
+        );
+        Ok(state)
+    }
+
+    fn resume(&mut self, state: &Weights) -> Result<()> {
+        for (path, site) in &self.sites {
+            let blocks = state.expect(&format!("{path}.blocks"))?.to_vec::<i64>()?;
+            for block in blocks.chunks_exact(2) {
+                let more = (block[0] as usize).saturating_sub(site.rank());
+                if more > 0 {
+                    site.grow(more, Start::Stationary, self.seed, block[1] as u64)?;
+                }
+            }
+        }
+        let before = state.expect(BEFORE)?.to_vec::<i64>()?;
+        self.before = before.iter().map(|b| f64::from_bits(*b as u64)).collect();
+        Ok(())
     }
 
     /// Beside the tensors, the ranks at which each matrix's blocks end.
