@@ -160,8 +160,8 @@ impl Components {
             (shape[0], shape[x.rank() - 1]) = (batch, scale.len());
             scale = scale.mul(&gate.open.reshape(&shape)?)?;
         }
-        let inner = x.matmul(&stack(|c| &c.v)?.t()?)?.mul(&scale)?;
-        inner.matmul(&stack(|c| &c.u)?)?.add(&self.bias.tensor())
+        let inner = linear(x, &stack(|c| &c.v)?, None)?.mul(&scale)?;
+        linear_stored(&inner, &stack(|c| &c.u)?, true, Some(&self.bias.tensor()))
     }
 
     /// W for samples of a group, or of none, `[out, in]`.

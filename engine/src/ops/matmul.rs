@@ -152,7 +152,14 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::matmul`].
     pub fn matmul_t(&self, b: &Tensor, trans_a: bool, trans_b: bool) -> Result<Tensor> {
-        apply(MatMul { trans_a, trans_b }, &[self, b])
+        let op = MatMul { trans_a, trans_b };
+        // A matrix on the right serves all of A's rows: one product, and one for its gradient, not a batch of them and a sum.
+        if !trans_a && b.rank() == 2 && self.rank() > 2 && self.layout().is_contiguous() {
+            let shape = product_shape(self, b, trans_a, trans_b)?;
+            let rows = self.reshape(&[self.rows(), self.last_dim()])?;
+            return apply(op, &[&rows, b])?.reshape(&shape);
+        }
+        apply(op, &[self, b])
     }
 }
 
