@@ -8,6 +8,7 @@
 //! are computed. The gate g is applied by what takes part: groups that are absent from a batch are not in its graph, get no
 //! gradient, and an optimiser leaves them and their moments as they are.
 
+use deltaw_engine::ops::linear::linear_stored;
 use deltaw_engine::prelude::*;
 use serde::{Deserialize, Serialize};
 
