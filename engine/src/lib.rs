@@ -4,6 +4,7 @@ pub mod accumulate;
 pub mod checkpoint;
 pub mod context;
 pub mod cpu;
+pub mod delta;
 pub mod device;
 mod display;
 pub mod dtype;

@@ -1,56 +1,16 @@
-//! Sites: the typed places of a model that a method may adapt, and the descriptions of updates they take.
-//!
-//! An update is described, not executed: [`Delta::dense`] says what it adds to a weight, [`Delta::linear`] may do the same
-//! with a fused op. Merging, counting, saving and the default implementation follow from the description.
+//! Sites: the typed places of a model that a method may adapt. What they take is in [`crate::delta`].
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::context::Context;
+pub use crate::delta::{Delta, Wrap};
 use crate::error::{Error, Result};
 use crate::finite;
 use crate::op::no_grad;
 use crate::ops::linear::{linear, linear_stored};
 use crate::param::Param;
 use crate::tensor::Tensor;
-
-/// An update of one weight: `W → W + ΔW`.
-pub trait Delta: Send + Sync {
-    /// `ΔW`, `[m, n]`, on the tape, for the base `weight`.
-    ///
-    /// # Errors
-    /// The update depends on the token and has no ΔW.
-    fn dense(&self, weight: &Tensor) -> Result<Tensor>;
-
-    /// `x·(W + ΔW)ᵀ + b`. The default makes ΔW whole; fused families override it.
-    fn linear(
-        &self,
-        ctx: &Context,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        let _ = ctx;
-        linear(x, &weight.add(&self.dense(weight)?)?, bias)
-    }
-
-    /// `x·ΔWᵀ`, for sites with several updates.
-    fn branch(&self, ctx: &Context, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        let _ = ctx;
-        linear(x, &self.dense(weight)?, None)
-    }
-
-    /// Whether ΔW exists: false for updates that depend on the token.
-    fn mergeable(&self) -> bool {
-        true
-    }
-}
-
-/// A change of an output: embeddings, sub-layers, whole hidden states.
-pub trait Wrap: Send + Sync {
-    /// The new output, from the place's input `x` and its output `y`.
-    fn wrap(&self, ctx: &Context, x: &Tensor, y: Tensor) -> Result<Tensor>;
-}
 
 /// What a site is in its model.
 #[derive(
@@ -126,8 +86,17 @@ impl WeightView {
 struct Updates {
     deltas: Vec<Arc<dyn Delta>>,
     wraps: Vec<Arc<dyn Wrap>>,
-    /// The rows before merging, as they are stored.
-    unmerged: Option<Tensor>,
+    /// What merging replaced.
+    unmerged: Option<Unmerged>,
+}
+
+/// A base before merging.
+#[derive(Clone)]
+struct Unmerged {
+    /// The rows, as they are stored.
+    rows: Tensor,
+    /// The bias, where an update changed it.
+    bias: Option<Tensor>,
 }
 
 impl Site {
@@ -257,6 +226,14 @@ impl Site {
         Ok(self.view()?.rows.clone())
     }
 
+    /// Whether the parameter holds `[in, out]` (GPT-2's Conv1D).
+    ///
+    /// # Errors
+    /// It is no linear.
+    pub fn transposed(&self) -> Result<bool> {
+        Ok(self.view()?.transposed)
+    }
+
     /// The parameter that holds the bias, if there is one.
     pub fn bias(&self) -> Option<&Param> {
         self.0.weight.as_ref()?.bias.as_ref()
@@ -311,15 +288,7 @@ impl Site {
         let view = self.view()?;
         no_grad(|| {
             let whole = view.weight.value();
-            let (axis, end) = (view.axis(), view.rows.end);
-            let mut parts = vec![stored.clone()];
-            if view.rows.start > 0 {
-                parts.insert(0, whole.narrow(axis, 0, view.rows.start)?);
-            }
-            if end < whole.shape()[axis] {
-                parts.push(whole.narrow(axis, end, whole.shape()[axis] - end)?);
-            }
-            let all = Tensor::concat(&parts.iter().collect::<Vec<_>>(), axis)?;
+            let all = replaced(&whole, view.axis(), &view.rows, stored)?;
             view.weight.set(all.reshape(whole.shape())?)
         })
     }
@@ -392,8 +361,13 @@ impl Site {
             [first, rest @ ..] if updates.unmerged.is_none() => {
                 let weight = self.weight()?;
                 let y = first.linear(ctx, x, &weight, bias.as_ref())?;
-                rest.iter()
-                    .try_fold(y, |y, delta| y.add(&delta.branch(ctx, x, &weight)?))?
+                rest.iter().try_fold(y, |y, delta| {
+                    let y = y.add(&delta.branch(ctx, x, &weight)?)?;
+                    match bias.as_ref().map_or(Ok(None), |b| delta.shift(b))? {
+                        Some(shift) => y.add(&shift),
+                        None => Ok(y),
+                    }
+                })?
             }
             _ => self.plain(x, bias.as_ref())?,
         };
@@ -447,7 +421,29 @@ impl Site {
         Ok(sum)
     }
 
-    /// Writes `W + ΣΔW` into the base; updates stay attached but act no more. The base's own storage is kept.
+    /// `b + ΣΔb`, or `None` when no update changes the bias.
+    fn shifted(&self) -> Result<Option<Tensor>> {
+        let (Some(bias), deltas) = (self.bias_tensor()?, self.updates().deltas.clone()) else {
+            return Ok(None);
+        };
+        deltas.iter().try_fold(None, |sum: Option<Tensor>, delta| {
+            Ok(match delta.shift(&bias)? {
+                Some(shift) => Some(sum.as_ref().unwrap_or(&bias).add(&shift)?),
+                None => sum,
+            })
+        })
+    }
+
+    fn set_bias(&self, value: &Tensor) -> Result<()> {
+        let view = self.view()?;
+        match &view.bias {
+            Some(bias) if bias.len() == value.len() => bias.set(value.clone()),
+            Some(bias) => bias.set(replaced(&bias.value(), 0, &view.rows, value)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes `W + ΣΔW` and `b + ΣΔb` into the base; updates stay attached but act no more. The base's own storage is kept.
     ///
     /// # Errors
     /// It is merged already, an update depends on the token, or it is no linear.
@@ -474,9 +470,25 @@ impl Site {
                 .converted(crate::dtype::DType::F32)?
                 .add(&delta)
         })?;
+        let (bias, shifted) =
+            no_grad(|| -> Result<_> { Ok((self.bias_tensor()?, self.shifted()?)) })?;
         self.set_weight(&merged)?;
-        self.updates().unmerged = Some(base);
+        if let Some(shifted) = &shifted {
+            self.set_bias(&shifted.detach())?;
+        }
+        self.updates().unmerged = Some(Unmerged {
+            rows: base,
+            bias: shifted.and(bias).map(|b| b.detach()),
+        });
         Ok(())
+    }
+
+    /// Makes a merge final: the updates are gone, and so is the base before it. Nothing happens to an unmerged site.
+    pub fn keep_merged(&self) {
+        let mut updates = self.updates();
+        if updates.unmerged.take().is_some() {
+            updates.deltas.clear();
+        }
     }
 
     /// Puts the base back as it was, bit for bit.
@@ -485,11 +497,21 @@ impl Site {
     /// The parameter changed its shape meanwhile.
     pub fn unmerge(&self) -> Result<()> {
         let base = self.updates().unmerged.take();
-        match base {
-            Some(base) => self.restore(&base),
-            None => Ok(()),
-        }
+        let Some(Unmerged { rows, bias }) = base else {
+            return Ok(());
+        };
+        self.restore(&rows)?;
+        bias.map_or(Ok(()), |bias| no_grad(|| self.set_bias(&bias)))
     }
+}
+
+/// `whole` with `part` in the place of its `rows` along `axis`.
+fn replaced(whole: &Tensor, axis: usize, rows: &Range<usize>, part: &Tensor) -> Result<Tensor> {
+    let size = whole.shape()[axis];
+    let before = whole.narrow(axis, 0, rows.start)?;
+    let after = whole.narrow(axis, rows.end, size - rows.end)?;
+    let parts = [&before, part, &after].map(|p| (p.shape()[axis] > 0).then_some(p));
+    Tensor::concat(&parts.into_iter().flatten().collect::<Vec<_>>(), axis)
 }
 
 impl std::fmt::Debug for Site {

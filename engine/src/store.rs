@@ -194,6 +194,22 @@ impl Store {
         Ok(param)
     }
 
+    /// Puts a parameter that was made elsewhere, or removed, under its own name.
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn insert(&self, param: &Param) -> Result<()> {
+        let mut tables = self.tables();
+        if tables.params.contains_key(param.name()) {
+            return Err(Error::Param {
+                name: param.name().into(),
+                detail: "exists already; remove the other first".into(),
+            });
+        }
+        tables.params.insert(param.name().into(), param.clone());
+        Ok(())
+    }
+
     /// Removes parameters and sites whose path starts with `prefix`.
     pub fn remove(&self, prefix: &str) {
         let mut tables = self.tables();

@@ -17,6 +17,7 @@ use std::ops::Range;
 
 use crate::cpu::gemm::{Dims, Layout as Strides, Scale, gemm};
 use crate::device::{Device, Distribution};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::produced::{Panel, Producer, produced_linear};
 use crate::random::{self, Purpose, RandomKey};
@@ -128,6 +129,24 @@ impl RandomBasis {
         }
     }
 
+    /// The numbers themselves, A `[r, d]` and B `[D, N·r]` with a column for every term, d = `small` and D = `large`.
+    ///
+    /// # Errors
+    /// None but those of the device.
+    pub fn in_memory(&self, small: usize, large: usize, device: &Device) -> Result<[Tensor; 2]> {
+        let (r, terms) = (self.rank, small.div_ceil(self.rank.max(1)));
+        let a = self.basis("randlora.A", [r, small], device)?;
+        let distinct = self.basis("randlora.B", [large, terms.min(self.distinct) * r], device)?;
+        let runs = (0..terms.div_ceil(self.distinct.max(1)))
+            .map(|i| distinct.narrow(1, 0, (terms - i * self.distinct).min(self.distinct) * r));
+        let runs = runs.collect::<Result<Vec<Tensor>>>()?;
+        let b = match runs.as_slice() {
+            [] | [_] => distinct,
+            several => Tensor::concat(&several.iter().collect::<Vec<_>>(), 1)?,
+        };
+        Ok([a, b])
+    }
+
     /// The terms in runs that share one window of B, each run's factors in [`ROOM`] if a single term's are.
     fn runs(&self, terms: usize, rows: usize) -> impl Iterator<Item = Range<usize>> {
         let (most, distinct) = ((ROOM / (rows * self.rank).max(1)).max(1), self.distinct);
@@ -186,6 +205,17 @@ impl RandomBasis {
     }
 }
 
+/// `Λ_j·A·Γ_j` of all terms one below the other, `[N·r, d]`, of A `[r, d]`, λ `[r, N]` and γ `[N, d]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn scaled(a: &Tensor, lambda: &Tensor, gamma: &Tensor) -> Result<Tensor> {
+    let (terms, small) = (gamma.shape()[0], gamma.last_dim());
+    let rows = lambda.t()?.unsqueeze(2)?.mul(a)?;
+    rows.mul(&gamma.unsqueeze(1)?)?
+        .reshape(&[terms * a.shape()[0], small])
+}
+
 impl Producer for RandomBasis {
     type Prepared = Prepared;
 
@@ -216,28 +246,13 @@ impl Producer for RandomBasis {
     }
 
     fn dense(&self, weight: &Tensor, params: &[&Tensor]) -> Result<Tensor> {
-        let (m, n, r) = (weight.shape()[0], weight.shape()[1], self.rank);
+        let (m, n) = (weight.shape()[0], weight.shape()[1]);
         self.check(m, n, params)?;
         let (small, large, terms) = (m.min(n), m.max(n), self.terms(m, n));
-        let a = self.basis("randlora.A", [r, small], weight.device())?;
-        let distinct = self.basis(
-            "randlora.B",
-            [large, terms.min(self.distinct) * r],
-            weight.device(),
-        )?;
-        let runs = (0..terms.div_ceil(self.distinct))
-            .map(|i| distinct.narrow(1, 0, (terms - i * self.distinct).min(self.distinct) * r));
-        let runs = runs.collect::<Result<Vec<Tensor>>>()?;
-        // [N, r, d]
-        let right = params[0]
-            .t()?
-            .unsqueeze(2)?
-            .mul(&a)?
-            .mul(&params[1].unsqueeze(1)?)?;
-        let right = right.reshape(&[terms * r, small])?;
-        let delta = match runs.is_empty() {
-            true => Tensor::zeros(&[large, small], right.dtype(), right.device())?,
-            false => Tensor::concat(&runs.iter().collect::<Vec<_>>(), 1)?.matmul(&right)?,
+        let [a, b] = self.in_memory(small, large, weight.device())?;
+        let delta = match terms {
+            0 => Tensor::zeros(&[large, small], DType::F32, weight.device())?,
+            _ => b.matmul(&scaled(&a, params[0], params[1])?)?,
         };
         let delta = delta.affine(f64::from(self.scale), 0.0)?;
         if m >= n { Ok(delta) } else { delta.t() }
