@@ -82,10 +82,15 @@ pub mod prelude {
     pub use crate::layers::{Embedding, Linear, Norm};
     pub use crate::methods::adalora::AdaLora;
     pub use crate::methods::dora::Dora;
+    pub use crate::methods::ia3::Ia3;
     pub use crate::methods::lora::Lora;
+    pub use crate::methods::oft::Oft;
     pub use crate::methods::pissa::Pissa;
     pub use crate::methods::selective::{BitFit, Full, LinearProbe};
-    pub use crate::methods::{Adapted, Adapter, Attached, Factor, Form, Method, Targets};
+    pub use crate::methods::vera::Vera;
+    pub use crate::methods::{
+        Adapted, Adapter, Adapters, Attached, Axes, Combination, Factor, Form, Method, Targets,
+    };
     pub use crate::sentence::SentenceEncoder;
     pub use crate::seq2seq::{BartConfig, EncoderDecoder, T5Config};
     pub use crate::vit::{ImageHead, Vit, VitConfig};

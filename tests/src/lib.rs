@@ -2,6 +2,7 @@
 
 pub mod fixture;
 pub mod gpu;
+pub mod peft;
 pub mod small;
 
 use std::path::Path;

@@ -8,15 +8,19 @@ use deltaw_models::decoder::Decoder;
 use deltaw_models::methods::adalora::AdaLora;
 use deltaw_models::methods::bone::Bone;
 use deltaw_models::methods::dora::Dora;
+use deltaw_models::methods::ia3::Ia3;
 use deltaw_models::methods::lora::Lora;
 use deltaw_models::methods::low_rank::LowRank;
 use deltaw_models::methods::miss::Miss;
+use deltaw_models::methods::oft::{Blocks, Oft};
+use deltaw_models::methods::pattern::Pattern;
 use deltaw_models::methods::pissa::Pissa;
 use deltaw_models::methods::randlora::RandLora;
 use deltaw_models::methods::selective::{BitFit, Full, LinearProbe};
 use deltaw_models::methods::snell::Snell;
 use deltaw_models::methods::svdiff::SvDiff;
 use deltaw_models::methods::triadaptlora::TriAdaptLora;
+use deltaw_models::methods::vera::Vera;
 use deltaw_models::methods::{Adapter, Attached, Method, Targets};
 use deltaw_tests::numbers;
 use deltaw_tests::small::{Bert, CHAIN, HEADS, close, gpt2};
@@ -40,6 +44,27 @@ fn updates() -> Vec<Box<dyn Method>> {
         Box::new(RandLora::rank(3)),
         Box::new(TriAdaptLora::target_rank(2)),
         Box::new(SvDiff::default()),
+        Box::new(Vera::rank(5)),
+        Box::new(Ia3::default()),
+        Box::new(Oft::block_size(4)),
+        Box::new(Oft {
+            blocks: Blocks::Count(8),
+            terms: None,
+            shared: true,
+            ..Oft::block_size(4)
+        }),
+        Box::new(RandLora {
+            dropout: 0.25,
+            ..RandLora::rank(3)
+        }),
+        Box::new(Dora {
+            lora: Lora {
+                dropout: 0.25,
+                ranks: vec![(Pattern::tail("query").unwrap(), 1)],
+                alphas: vec![(Pattern::tail("self.*").unwrap(), 3.0)],
+                ..Lora::rank(2)
+            },
+        }),
     ]
 }
 
@@ -113,6 +138,17 @@ fn trained_numbers_are_those_of_the_formulas() {
         sides + 2 * matrices,
         // As many singular values as the shorter side has rows, and every matrix has a side of 16.
         matrices * 16,
+        // A number per output and one per rank.
+        outputs + matrices * 5,
+        // Keys' and values' outputs, and the inputs of the last matrix.
+        2 * (16 + 16 + 24),
+        // Six numbers a block of 4×4, for 16 inputs and once for 24.
+        2 * 6 * (5 * 4 + 6),
+        // One block for 8, of 2×2 and once 3×3.
+        2 * (5 + 3),
+        matrices * 6 * (3 + 16),
+        // Rank 1 for a matrix 16×16 of each block.
+        2 * sides + outputs - 2 * 32,
     ];
     for (method, want) in updates().iter().zip(want) {
         let bert = Bert::new(&Device::cpu());
@@ -186,12 +222,12 @@ fn a_new_update_changes_nothing() {
             evaluated(&bert).iter().map(|x| f64::from(*x)).collect(),
             before.iter().map(|x| f64::from(*x)).collect(),
         );
-        // DoRA divides by the norm and multiplies by it, PiSSA takes its part away and adds it: roundings of W's elements.
+        // DoRA divides by the norm and multiplies by it, PiSSA takes its part away and adds it, OFT multiplies by a solved I.
         close(
             &method.name(),
             &after,
             &before,
-            if ["dora r=2", "pissa r=2"].contains(&method.name().as_str()) {
+            if ["dora r=2", "pissa r=2", "oft, 8 blocks"].contains(&method.name().as_str()) {
                 CHAIN as f64
             } else {
                 0.0
@@ -228,12 +264,16 @@ fn every_method_is_saved_loaded_and_taken_off() {
             (attached.parameters().unwrap(), attached.ranks().unwrap()),
             "{name}"
         );
+        // From the files alone, which also say what else trained.
+        let third = Bert::new(&Device::cpu());
+        let from_files = adapter.attach(&third.store, &[]).unwrap();
+        assert_eq!(evaluated(&bert), evaluated(&third), "{name}");
+        assert_eq!(
+            bits(&from_files.save().unwrap().weights),
+            bits(&attached.save().unwrap().weights),
+            "{name}"
+        );
         if updates {
-            // From the files alone.
-            let third = Bert::new(&Device::cpu());
-            adapter.attach(&third.store, &HEADS).unwrap();
-            assert_eq!(evaluated(&bert), evaluated(&third), "{name}");
-
             bert.store
                 .sites()
                 .iter()
@@ -580,11 +620,11 @@ fn foreign_adapters_and_impossible_settings_are_refused_with_reasons() {
     let fresh = Bert::new(&Device::cpu());
     for (adapter, reason) in [
         (
-            changed(&|a| a.config["peft_type"] = "IA3".into()),
-            "LORA, ADALORA, MISS, SNELL, SVDIFF, RANDLORA and TRIADAPTLORA are read",
+            changed(&|a| a.config["peft_type"] = "LOHA".into()),
+            "peft_type is \"LOHA\"; LORA, ADALORA, MISS, VERA, IA3, OFT",
         ),
         (
-            changed(&|a| a.config["target_modules"] = "all-linear".into()),
+            changed(&|a| a.config["target_modules"] = 3.into()),
             "`target_modules`",
         ),
         (
@@ -598,7 +638,7 @@ fn foreign_adapters_and_impossible_settings_are_refused_with_reasons() {
                         .insert("rank_pattern".into(), serde_json::json!({"query": 4})),
                 )
             }),
-            "differ by module",
+            "give `bert.encoder.layer.0.attention.self.query` rank 4",
         ),
     ] {
         let message = adapter
@@ -682,7 +722,7 @@ proptest! {
                 let weight = store.add("w.weight", place(&numbers(m * n, seed), &[m, n])).unwrap();
                 store.add_site(Site::linear("w", Role::Query, 0, &weight, None));
                 let method: Box<dyn Method> = match dora {
-                    true => Box::new(Dora { alpha: 0.5 * r as f32, ..Dora::rank(r) }),
+                    true => Box::new(Dora { lora: Lora { alpha: 0.5 * r as f32, ..Lora::rank(r) } }),
                     false => Box::new(AdaLora { initial_rank: r, alpha: 0.5, ..AdaLora::target_rank(1) }),
                 };
                 method.attach(&store, &[]).unwrap();

@@ -1,79 +1,13 @@
 //! Adapters against PEFT: its files on the same base give the same logits, losses and gradients, and are written back to the
 //! bit. `tests/fixtures/make_fixtures.py` made the files; what they want was computed in f64.
 
-use deltaw_engine::checkpoint;
 use deltaw_engine::prelude::*;
-use deltaw_models::decoder::{Decoder, next_token_loss};
+use deltaw_models::decoder::next_token_loss;
 use deltaw_models::methods::lora::Lora;
-use deltaw_models::methods::{Adapter, Method, Targets};
+use deltaw_models::methods::{Method, Targets};
+use deltaw_tests::numbers;
+use deltaw_tests::peft::{Fixture, below, saved_as_it_came};
 use deltaw_tests::small::{Bert, CHAIN, close, gpt2};
-
-/// A PEFT fixture: base, adapter, inputs and results.
-struct Fixture {
-    weights: Weights,
-    adapter: Adapter,
-}
-
-fn below(weights: &Weights, prefix: &str) -> Weights {
-    let inside = weights
-        .iter()
-        .filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_string(), t.clone())));
-    Weights::new(inside)
-}
-
-impl Fixture {
-    fn weights_of(name: &str) -> Weights {
-        let path = format!("{}/fixtures/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
-        checkpoint::load(std::path::Path::new(&path)).unwrap()
-    }
-
-    fn open(name: &str) -> Self {
-        let path = format!("{}/fixtures/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
-        let bytes = std::fs::read(&path).unwrap();
-        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-        let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
-        let config =
-            serde_json::from_str(header["__metadata__"]["adapter_config"].as_str().unwrap())
-                .unwrap();
-        let weights = checkpoint::from_file_bytes(&path, &bytes).unwrap();
-        let adapter = Adapter {
-            config,
-            weights: below(&weights, "adapter."),
-        };
-        Fixture { weights, adapter }
-    }
-
-    fn floats(&self, name: &str, device: &Device) -> Tensor {
-        self.weights.get(name).unwrap().to_device(device).unwrap()
-    }
-
-    fn integers(&self, name: &str, device: &Device) -> Tensor {
-        let tensor = self.weights.get(name).unwrap();
-        let values: Vec<u32> = tensor
-            .to_vec::<f32>()
-            .unwrap()
-            .iter()
-            .map(|x| *x as u32)
-            .collect();
-        Tensor::from_slice(&values, tensor.shape(), device).unwrap()
-    }
-
-    /// On the oracle only the file's numbers (half a unit of f32) and the update's scale (another half of ΔW, which what
-    /// follows may enlarge) are rounded: 2 units. On the CPU every rounding of the longest chain: `chain` units.
-    fn compare(&self, name: &str, got: &Tensor, chain: usize) -> f64 {
-        let want = self.weights.get(name).unwrap().to_vec::<f64>().unwrap();
-        close(
-            name,
-            &got.to_vec::<f64>().unwrap(),
-            &want,
-            if got.device().is_cpu() {
-                chain as f64
-            } else {
-                2.0
-            },
-        )
-    }
-}
 
 /// A PEFT adapter on BERT, loaded from its files: logits, loss and the loss's gradients by the adapter.
 fn bert_as_peft(name: &str) {
@@ -82,8 +16,8 @@ fn bert_as_peft(name: &str) {
         bert.store
             .load(&below(&fixture.weights, "base."), |_| true)
             .unwrap();
-        let attached = fixture.adapter.attach(&bert.store, &[]).unwrap();
-        let saved = attached.save().unwrap();
+        let attached = fixture.adapter().attach(&bert.store, &[]).unwrap();
+        saved_as_it_came(name, &*attached, &fixture.adapter(), &[]);
         let ctx = Context::eval().with_mask(fixture.floats("input.attention_mask", &device));
         let ids = fixture.integers("input.input_ids", &device);
         let logits = bert.logits(&ctx, &ids).unwrap();
@@ -118,21 +52,6 @@ fn bert_as_peft(name: &str) {
             "{name} on {device}: relative errors of logits, loss, gradients {:?}",
             worst.map(|e| format!("{e:.1e}"))
         );
-
-        // Loaded and saved again, PEFT's tensors are the same to the bit.
-        for (name, tensor) in fixture.adapter.weights.iter() {
-            let ours = saved
-                .weights
-                .get(name)
-                .unwrap_or_else(|| panic!("{name} was not saved"));
-            assert_eq!(ours.shape(), tensor.shape(), "{name}");
-            assert_eq!(
-                ours.to_vec::<f64>().unwrap(),
-                tensor.to_vec::<f64>().unwrap(),
-                "{name}"
-            );
-        }
-        assert_eq!(saved.weights.len(), fixture.adapter.weights.len());
     }
 }
 
@@ -170,7 +89,7 @@ fn pissa_on_its_residual_is_pefts() {
             .store
             .load(&below(&fixture.weights, "base."), |_| true)
             .unwrap();
-        let mut plain = fixture.adapter.clone();
+        let mut plain = fixture.adapter();
         plain.config["init_lora_weights"] = true.into();
         plain.attach(&residual.store, &[]).unwrap();
         fixture.compare("want.logits", &residual.logits(&ctx, &ids).unwrap(), CHAIN);
@@ -179,10 +98,8 @@ fn pissa_on_its_residual_is_pefts() {
         }
         // The original base, from which our own decomposition makes the residual: PEFT's took its SVD and its residual in f32,
         // so that both differ from W − s·B·A by roundings of W's elements.
-        let original = Fixture::weights_of("bert-classes");
-        let bert = Bert::new(&device);
-        bert.store.load(&original, |_| true).unwrap();
-        fixture.adapter.attach(&bert.store, &[]).unwrap();
+        let bert = Fixture::bert("bert-classes", "", &device);
+        fixture.adapter().attach(&bert.store, &[]).unwrap();
         for site in bert.store.sites().iter().filter(|s| s.is_adapted()) {
             let (ours, theirs) = (
                 site.stored().unwrap(),
@@ -210,15 +127,9 @@ fn an_adapter_of_pefts_on_a_fused_matrix_loads_into_its_parts() {
         store
             .load(&below(&fixture.weights, "base."), |_| true)
             .unwrap();
-        let attached = fixture.adapter.attach(&store, &[]).unwrap();
+        let attached = fixture.adapter().attach(&store, &[]).unwrap();
         let mask = fixture.floats("input.attention_mask", &device);
-        let logits = |decoder: &Decoder| {
-            let ctx = Context::eval().with_mask(mask.clone());
-            decoder
-                .forward(&ctx, &fixture.integers("input.input_ids", &device))
-                .unwrap()
-        };
-        let whole = logits(&decoder);
+        let whole = fixture.gpt2_logits(&store, &decoder);
         let chain = 2 * (2 * 2 * 16 + 2 * 16 + 9 + (16 + 9) + 16 + 64) + 3 * 16 + 8 * 64;
         fixture.compare("want.logits", &whole, chain);
         let loss = next_token_loss(
@@ -228,47 +139,52 @@ fn an_adapter_of_pefts_on_a_fused_matrix_loads_into_its_parts() {
         )
         .unwrap();
         fixture.compare("want.loss", &loss.reshape(&[1]).unwrap(), chain);
+        saved_as_it_came("gpt2", &*attached, &fixture.adapter(), &[]);
 
-        // The parts saved as one update of three times the rank: the same function.
+        // Once the parts go ways of their own they are saved as one update of three times the rank: the same function.
+        for part in ["query", "key", "value"] {
+            let a = format!("transformer.h.0.attn.c_attn.{part}.lora_A");
+            let a = store.get(&a).unwrap();
+            let seed = part.len() as u64;
+            let value = Tensor::from_slice(&numbers(a.len(), seed), &a.shape(), &Device::cpu());
+            a.set(value.unwrap().to_device(&device).unwrap()).unwrap();
+        }
+        let moved = fixture.gpt2_logits(&store, &decoder);
         let saved = attached.save().unwrap();
-        let c_attn = "base_model.model.transformer.h.0.attn.c_attn";
+        let c_attn = "transformer.h.0.attn.c_attn";
+        let shape = |leaf: &str| {
+            let key = format!("base_model.model.{c_attn}.{leaf}.weight");
+            saved.weights.get(&key).unwrap().shape().to_vec()
+        };
         assert_eq!(
-            saved
-                .weights
-                .get(&format!("{c_attn}.lora_A.weight"))
-                .unwrap()
-                .shape(),
-            [9, 16]
+            (shape("lora_A"), shape("lora_B")),
+            (vec![9, 16], vec![48, 9])
         );
-        assert_eq!(
-            saved
-                .weights
-                .get(&format!("{c_attn}.lora_B.weight"))
-                .unwrap()
-                .shape(),
-            [48, 9]
-        );
-        assert_eq!(
-            saved.config["rank_pattern"]["transformer.h.0.attn.c_attn"],
-            9
-        );
-        assert_eq!(
-            saved.config["alpha_pattern"]["transformer.h.0.attn.c_attn"],
-            15.0
-        );
-        let (store, again) = gpt2(&device);
-        store
-            .load(&below(&fixture.weights, "base."), |_| true)
-            .unwrap();
+        assert_eq!(saved.config["rank_pattern"][c_attn], 9);
+        assert_eq!(saved.config["alpha_pattern"][c_attn], 15.0);
         let method = Lora {
             alpha: 5.0,
             targets: Targets::modules(["c_attn", "c_proj"]),
             ..Lora::rank(3)
         };
-        method.attach(&store, &[]).unwrap().load(&saved).unwrap();
-        assert_eq!(
-            logits(&again).to_vec::<f64>().unwrap(),
-            whole.to_vec::<f64>().unwrap()
-        );
+        for from_files in [true, false] {
+            let (store, again) = gpt2(&device);
+            store
+                .load(&below(&fixture.weights, "base."), |_| true)
+                .unwrap();
+            let attached = match from_files {
+                true => saved.attach(&store, &[]).unwrap(),
+                false => method.attach(&store, &[]).unwrap(),
+            };
+            let mut attached = attached;
+            attached.load(&saved).unwrap();
+            assert_eq!(
+                fixture.gpt2_logits(&store, &again).to_vec::<f64>().unwrap(),
+                moved.to_vec::<f64>().unwrap()
+            );
+            // The blocks were found: the parts have their own rank.
+            let a = store.get(&format!("{c_attn}.key.lora_A")).unwrap();
+            assert_eq!(a.shape(), [3, 16]);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What a method put on a model: its parameters by site, and the heads that train beside them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use deltaw_engine::prelude::*;
 use serde_json::{Map, Value};
@@ -12,14 +12,27 @@ pub enum Form {
     Right,
     /// `[m, r]`: writes the output.
     Left,
-    /// `[r]`, a number per rank; `[r, 1]` in files.
+    /// `[r]`, a number per rank.
     Rank,
     /// `[m]`, a number per output.
     Rows,
     /// `[r, m]`: writes the output, transposed.
     Columns,
+    /// Acts before the outputs are told apart: `[n]`, `[blocks, …]`. Every part of a fused matrix has a copy.
+    Shared,
     /// Belongs to a whole matrix, and is neither joined nor split: `[⌈m/r⌉, r, r]`, `[H, m, d]`, ….
     Whole,
+}
+
+/// How files hold a vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Axes {
+    /// As it is.
+    Plain,
+    /// `[k, 1]`.
+    Column,
+    /// `[1, k]`.
+    Row,
 }
 
 /// A parameter of an update.
@@ -29,6 +42,8 @@ pub struct Factor {
     pub key: &'static str,
     /// Its form.
     pub form: Form,
+    /// Its axes in files.
+    pub axes: Axes,
     /// Its values.
     pub param: Param,
 }
@@ -39,8 +54,14 @@ impl Factor {
         Factor {
             key,
             form,
+            axes: Axes::Plain,
             param: param.clone(),
         }
+    }
+
+    /// The same with other axes in files.
+    pub fn with_axes(self, axes: Axes) -> Self {
+        Factor { axes, ..self }
     }
 }
 
@@ -49,8 +70,27 @@ pub(super) struct Place {
     pub site: Site,
     pub factors: Vec<Factor>,
     delta: Arc<dyn Delta>,
-    /// The base before the method rewrote it.
-    base: Option<Tensor>,
+    /// Where the method rewrote the base: the one of the two that the model does not hold now.
+    other_base: Mutex<Option<Tensor>>,
+}
+
+impl Place {
+    fn swap_base(&self) -> Result<()> {
+        let mut other = self.other_base.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(base) = other.take() {
+            *other = Some(self.site.stored()?);
+            self.site.restore(&base)?;
+        }
+        Ok(())
+    }
+}
+
+/// A tensor that all sites share and that does not train: a random basis.
+pub(super) struct Constant {
+    /// Its whole name in files.
+    pub key: String,
+    /// Makes it.
+    pub value: Box<dyn Fn() -> Result<Tensor>>,
 }
 
 /// The list of a method's updates on one model.
@@ -59,22 +99,40 @@ pub struct Adapted {
     pub(super) heads: Vec<String>,
     pub(super) settings: Map<String, Value>,
     pub(super) places: Vec<Place>,
+    pub(super) constants: Vec<Constant>,
+    /// Trained parameters of the model itself: heads, and what a method without updates chose.
+    pub(super) own: Vec<Param>,
+    /// What the files that it came from say beside the method: they are written again.
+    pub(super) origin: OnceLock<Map<String, Value>>,
 }
 
 impl Adapted {
     /// Nothing yet: freezes all of the model but its heads. `settings` is what `adapter_config.json` says of the method.
     pub fn new(store: &Store, heads: &[&str], settings: Value) -> Self {
+        Self::choosing(store, heads, settings, |_| false)
+    }
+
+    /// The same, with further parameters of the model that train.
+    pub(super) fn choosing(
+        store: &Store,
+        heads: &[&str],
+        settings: Value,
+        also: impl Fn(&str) -> bool,
+    ) -> Self {
         let heads: Vec<String> = heads.iter().map(|head| head.to_string()).collect();
-        store.train_only(|name| starts_with_one(name, &heads));
+        store.train_only(|name| starts_with_one(name, &heads) || also(name));
         let settings = match settings {
             Value::Object(map) => map,
             other => Map::from_iter([("peft_type".to_string(), other)]),
         };
         Adapted {
+            own: store.trained(),
             store: store.clone(),
             heads,
             settings,
             places: vec![],
+            constants: vec![],
+            origin: OnceLock::new(),
         }
     }
 
@@ -88,7 +146,7 @@ impl Adapted {
             site: site.clone(),
             factors,
             delta,
-            base: None,
+            other_base: Mutex::default(),
         });
         Ok(())
     }
@@ -108,9 +166,25 @@ impl Adapted {
         site.set_weight(base)?;
         self.add(site, delta, factors)?;
         if let Some(place) = self.places.last_mut() {
-            place.base = Some(old);
+            place.other_base = Mutex::new(Some(old));
         }
         Ok(())
+    }
+
+    /// Files hold this tensor too, under the whole name `key`; one that is loaded has to be the same.
+    pub(super) fn share(&mut self, key: &str, value: impl Fn() -> Result<Tensor> + 'static) {
+        self.constants.push(Constant {
+            key: key.into(),
+            value: Box::new(value),
+        });
+    }
+
+    /// PEFT's name of the method.
+    pub fn kind(&self) -> &str {
+        self.settings
+            .get("peft_type")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
     }
 
     /// Numbers that train, heads apart.
@@ -123,19 +197,19 @@ impl Adapted {
             .sum()
     }
 
-    /// Trained parameters of the model itself: heads, and what a method without updates chose.
-    pub(super) fn own(&self) -> Vec<Param> {
-        let ours = |p: &Param| {
-            self.places
-                .iter()
-                .flat_map(|place| &place.factors)
-                .any(|f| f.param.id() == p.id())
+    /// Whether the method put another base in place.
+    pub(super) fn rewrites(&self) -> bool {
+        let rewrites = |place: &Place| {
+            let other = place.other_base.lock().unwrap_or_else(|e| e.into_inner());
+            other.is_some()
         };
-        self.store
-            .trained()
-            .into_iter()
-            .filter(|p| !ours(p))
-            .collect()
+        self.places.iter().any(rewrites)
+    }
+
+    /// The parameters of the updates.
+    pub(super) fn params(&self) -> impl Iterator<Item = &Param> {
+        let factors = self.places.iter().flat_map(|place| &place.factors);
+        factors.map(|factor| &factor.param)
     }
 
     /// Takes all updates off and their parameters out of the store; a rewritten base comes back bit for bit.
@@ -145,13 +219,20 @@ impl Adapted {
     pub fn detach(&self) -> Result<()> {
         for place in &self.places {
             place.site.remove(&place.delta)?;
-            if let Some(base) = &place.base {
-                place.site.restore(base)?;
-            }
-            place
-                .factors
-                .iter()
-                .for_each(|f| self.store.remove(f.param.name()));
+            place.swap_base()?;
+        }
+        self.params().for_each(|p| self.store.remove(p.name()));
+        Ok(())
+    }
+
+    /// Puts the updates that [`Adapted::detach`] took off back on, with their own base where they have one.
+    ///
+    /// # Errors
+    /// None but those of the device.
+    pub(super) fn reattach(&self) -> Result<()> {
+        for place in &self.places {
+            place.swap_base()?;
+            place.site.attach(place.delta.clone())?;
         }
         Ok(())
     }

@@ -8,21 +8,30 @@ pub mod adalora;
 pub mod adapted;
 pub mod adapter;
 pub mod bone;
+pub mod combine;
 pub mod dora;
+pub mod ia3;
 pub mod lora;
 pub mod low_rank;
 pub mod miss;
+pub mod oft;
+pub mod pattern;
 pub mod pissa;
 pub mod produced;
 pub mod randlora;
 pub mod selective;
+pub mod several;
 pub mod snell;
 pub mod svdiff;
 pub mod targets;
+mod torch_random;
 pub mod triadaptlora;
+pub mod vera;
 
-pub use adapted::{Adapted, Factor, Form};
+pub use adapted::{Adapted, Axes, Factor, Form};
 pub use adapter::Adapter;
+pub use combine::Combination;
+pub use several::Adapters;
 pub use targets::Targets;
 
 /// How to fine-tune.

@@ -9,84 +9,75 @@
 
 use deltaw_engine::linalg;
 use deltaw_engine::prelude::*;
-use serde_json::json;
 
+use super::lora::Lora;
 use super::low_rank::LowRank;
-use super::{Adapted, Attached, Method, Targets};
+use super::{Adapted, Attached, Method};
 
 /// A low-rank update that starts from principal components.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pissa {
-    /// Rank r.
-    pub rank: usize,
-    /// Scale's numerator α.
-    pub alpha: f32,
-    /// Which linears.
-    pub targets: Targets,
+    /// Its factors' ranks, scales, dropout and places.
+    pub lora: Lora,
 }
 
 impl Pissa {
     /// Rank `rank` with α = rank, as in the paper, on every linear of the blocks.
     pub fn rank(rank: usize) -> Self {
+        let alpha = rank as f32;
         Pissa {
-            rank,
-            alpha: rank as f32,
-            targets: Targets::default(),
+            lora: Lora {
+                alpha,
+                ..Lora::rank(rank)
+            },
         }
     }
 }
 
 impl Method for Pissa {
     fn name(&self) -> String {
-        format!("pissa r={}", self.rank)
+        format!("pissa r={}", self.lora.rank)
     }
 
     fn attach(&self, store: &Store, heads: &[&str]) -> Result<Box<dyn Attached>> {
-        let settings = json!({ "peft_type": "LORA", "r": self.rank, "lora_alpha": self.alpha, "init_lora_weights": "pissa" });
-        let sites = self.targets.of(store)?;
-        let mut adapted = Adapted::new(store, heads, settings);
+        let sites = self.lora.targets.of(store)?;
+        let mut settings = self.lora.settings(&sites)?;
+        settings.insert("init_lora_weights".into(), "pissa".into());
+        let mut adapted = Adapted::new(store, heads, settings.into());
         for site in sites {
-            let delta = LowRank::new(
-                store,
-                &site,
-                self.rank,
-                self.alpha / self.rank as f32,
-                [Init::ZEROS; 2],
-            )?;
-            let residual = no_grad(|| self.split(&site, &delta))?;
+            let delta = self.lora.factors(store, &site, [Init::ZEROS; 2])?;
+            let residual = no_grad(|| split(&site, &delta))?;
             adapted.add_on(&site, &residual, delta.shared(), delta.factors())?;
         }
         Ok(Box::new(adapted))
     }
 }
 
-impl Pissa {
-    /// Sets A and B and returns the residual.
-    fn split(&self, site: &Site, delta: &LowRank) -> Result<Tensor> {
-        let weight = site.weight()?.cast(DType::F32)?;
-        let limit = site.in_features()?.min(site.out_features()?);
-        if self.rank > limit {
-            return Err(Error::Invalid(format!(
-                "pissa: {} has {limit} singular values, rank {} wants more",
-                site.path(),
-                self.rank
-            )));
-        }
-        let svd = linalg::svd(&weight)?;
-        let root = svd
-            .s
-            .narrow(0, 0, self.rank)?
-            .affine(1.0 / f64::from(delta.scale), 0.0)?
-            .sqrt()?;
-        delta
-            .lora_b
-            .set(svd.u.narrow(1, 0, self.rank)?.mul(&root)?)?;
-        delta.lora_a.set(
-            svd.v
-                .narrow(1, 0, self.rank)?
-                .t()?
-                .mul(&root.unsqueeze(1)?)?,
-        )?;
-        weight.sub(&delta.dense(&weight)?)
+/// Sets A and B and returns the residual.
+fn split(site: &Site, delta: &LowRank) -> Result<Tensor> {
+    let weight = site.weight()?.cast(DType::F32)?;
+    let rank = delta.lora_a.shape()[0];
+    let limit = site.in_features()?.min(site.out_features()?);
+    if rank > limit {
+        return Err(Error::Invalid(format!(
+            "pissa: {} has {limit} singular values, rank {rank} wants more",
+            site.path(),
+        )));
     }
+    if !(delta.scale > 0.0 && delta.scale.is_finite()) {
+        return Err(Error::Invalid(format!(
+            "pissa: a scale α/r of {}; wanted one above 0",
+            delta.scale
+        )));
+    }
+    let svd = linalg::svd(&weight)?;
+    let root = svd
+        .s
+        .narrow(0, 0, rank)?
+        .affine(1.0 / f64::from(delta.scale), 0.0)?
+        .sqrt()?;
+    let (left, right) = (svd.u.narrow(1, 0, rank)?, svd.v.narrow(1, 0, rank)?.t()?);
+    delta.lora_b.set(left.mul(&root)?)?;
+    delta.lora_a.set(right.mul(&root.unsqueeze(1)?)?)?;
+    weight.sub(&delta.dense(&weight)?)
 }

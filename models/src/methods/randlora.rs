@@ -2,21 +2,29 @@
 //! whole model and trained diagonals ([`deltaw_engine::ops::random_basis`]). λ starts at 0, so that ΔW does, and γ at 1 over the
 //! larger size of its parameter, as in PEFT. A smaller r means more terms, and more trained numbers.
 //!
-//! The bases are Philox numbers of the seed in place of PEFT's draws of PyTorch's generator, and are divided by their
-//! distribution's deviation, not the sample's. Files hold λ and γ in PEFT's shapes; since PEFT makes other bases of a seed, an
-//! adapter means the same here only.
+//! The bases are Philox numbers of the seed, made where they are used and divided by their distribution's deviation. PEFT draws
+//! them of PyTorch's generator, divides by the sample's deviation and keeps them, A `[r, 1, d]` and B `[D, N, r]` of the largest
+//! sizes: an adapter of PEFT's is computed with its own, and ours is written with its numbers.
+//!
+//! PEFT flattens Λ_j·A·Γ_j with its rows' k outermost and B with its columns' j outermost, so that column `k·N + j` of B meets
+//! row k of term j; files are read and written so. One B of files serves matrices of one N: an update of several is written as
+//! `RANDLORA_PHILOX`, of λ, γ and the seed, which PEFT does not know.
 
+use std::collections::HashSet;
+use std::collections::hash_map::{Entry, HashMap};
 use std::sync::Arc;
 
-use deltaw_engine::ops::random_basis::{Bases, RandomBasis};
+use deltaw_engine::ops::random_basis::{Bases, RandomBasis, scaled};
 use deltaw_engine::prelude::*;
 use serde_json::json;
 
+use super::adapter::decimal;
 use super::produced::Produced;
+use super::torch_random::TorchRandom;
 use super::{Adapted, Attached, Factor, Form, Method, Targets};
 
 /// A sum of scaled random bases.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct RandLora {
     /// r of each term.
     pub rank: usize,
@@ -28,6 +36,10 @@ pub struct RandLora {
     pub bases: Bases,
     /// How many B_j differ, as in [`RandomBasis::distinct`]; all by default.
     pub distinct: usize,
+    /// A `[r, 1, d]` and B `[D, N, r]` for at least the largest sizes, in place of the seed's.
+    pub stored: Option<[Tensor; 2]>,
+    /// Probability of dropping an element of the update's input in training; the bases are then held in memory.
+    pub dropout: f32,
     /// Which linears.
     pub targets: Targets,
 }
@@ -44,8 +56,175 @@ impl RandLora {
             seed: 0,
             bases: Bases::Uniform,
             distinct: usize::MAX,
+            stored: None,
+            dropout: 0.0,
             targets: Targets::default(),
         }
+    }
+
+    /// The same on the bases that PEFT draws of the seed for a model, up to the last place of their deviation.
+    ///
+    /// # Errors
+    /// No linear among the targets.
+    pub(super) fn with_pefts_basis(
+        self,
+        store: &Store,
+        sparse: bool,
+        very_sparse: bool,
+    ) -> Result<Self> {
+        let (small, large) = largest(&self.targets.of(store)?)?;
+        let (r, terms) = (self.rank.max(1), small.div_ceil(self.rank.max(1)));
+        let mut random = TorchRandom::new(self.seed);
+        let mut draw = |count: usize, fan_in: usize| -> Vec<f32> {
+            let sparsity = if very_sparse {
+                (small as f64).sqrt()
+            } else {
+                3.0
+            };
+            let share = (1.0 / (2.0 * sparsity)) as f32;
+            match sparse || very_sparse {
+                true => (0..count)
+                    .map(|_| random.unit())
+                    .map(|u| f32::from(u > 1.0 - share) - f32::from(u < share))
+                    .collect(),
+                false => random.uniform((6.0 / fan_in as f64).sqrt(), count),
+            }
+        };
+        // `fan_in` of `[r, 1, d]` is d, of `[D, 1, r]` r. Dense terms are drawn one after the other, sparse ones by row.
+        let a = draw(r * small, small);
+        let drawn = draw(large * terms * r, r);
+        let b: Vec<f32> = match sparse || very_sparse {
+            true => drawn,
+            false => (0..large * terms * r)
+                .map(|i| {
+                    let (row, term, k) = (i / (terms * r), i / r % terms, i % r);
+                    drawn[(term * large + row) * r + k]
+                })
+                .collect(),
+        };
+        let tensor = |values: Vec<f32>, shape: [usize; 3]| {
+            let count = values.len() as f64;
+            let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / count;
+            let squares = values
+                .iter()
+                .map(|v| (f64::from(*v) - mean).powi(2))
+                .sum::<f64>();
+            let deviation = (squares / (count - 1.0)).sqrt() as f32;
+            let values: Vec<f32> = values.iter().map(|v| v / deviation).collect();
+            Tensor::from_slice(&values, &shape, &Device::cpu())
+        };
+        let stored = [tensor(a, [r, 1, small])?, tensor(b, [large, terms, r])?];
+        Ok(RandLora {
+            stored: Some(stored),
+            ..self
+        })
+    }
+
+    fn producer(&self) -> RandomBasis {
+        RandomBasis {
+            rank: self.rank,
+            scale: self.alpha / self.rank as f32,
+            seed: self.seed,
+            bases: self.bases,
+            distinct: self.distinct,
+        }
+    }
+
+    /// A `[r, d]` and B `[D, N·r]` of a matrix in memory, column `j·r + k` for row k of term j, where they have to be.
+    fn held(&self, small: usize, large: usize, device: &Device) -> Result<Option<[Tensor; 2]>> {
+        let (r, terms) = (self.rank, small.div_ceil(self.rank));
+        let Some([a, b]) = &self.stored else {
+            let numbers = || self.producer().in_memory(small, large, device);
+            return (self.dropout > 0.0).then(numbers).transpose();
+        };
+        let (s, t) = (a.shape(), b.shape());
+        let fits = s.len() == 3 && s[..2] == [r, 1] && s[2] >= small;
+        if !fits || t.len() != 3 || t[0] < large || t[1] < terms || t[2] != r {
+            return Err(Error::Invalid(format!(
+                "randlora: `randlora_A` {s:?} and `randlora_B` {t:?}; wanted at least [{r}, 1, {small}] and [{large}, {terms}, {r}]"
+            )));
+        }
+        let on = |t: &Tensor| t.converted(DType::F32)?.to_device(device);
+        let a = on(a)?.narrow(2, 0, small)?.reshape(&[r, small])?;
+        let b = on(b)?
+            .narrow(0, 0, large)?
+            .narrow(1, 0, terms)?
+            .contiguous()?;
+        Ok(Some([
+            a.contiguous()?,
+            swapped(&b, [large, r, terms], [large, terms * r])?,
+        ]))
+    }
+
+    /// The seed's numbers as files hold them.
+    fn numbers(&self, small: usize, large: usize) -> Result<[Tensor; 2]> {
+        let (r, terms) = (self.rank, small.div_ceil(self.rank));
+        let [a, b] = self.producer().in_memory(small, large, &Device::cpu())?;
+        let b = swapped(&b, [large, terms, r], [large, terms, r])?;
+        Ok([a.reshape(&[r, 1, small])?, b])
+    }
+}
+
+/// With the last two axes of `from` changed for each other, in the shape `to`.
+fn swapped<const N: usize>(b: &Tensor, from: [usize; 3], to: [usize; N]) -> Result<Tensor> {
+    b.reshape(&from)?
+        .transpose(1, 2)?
+        .contiguous()?
+        .reshape(&to)
+}
+
+/// min and max of the largest number of outputs and the largest number of inputs: sizes of the bases in files.
+fn largest(sites: &[Site]) -> Result<(usize, usize)> {
+    let (mut m, mut n) = (0, 0);
+    for site in sites {
+        m = m.max(site.out_features()?);
+        n = n.max(site.in_features()?);
+    }
+    Ok((m.min(n), m.max(n)))
+}
+
+/// The update on bases in memory.
+struct Stored {
+    /// `[r, d]`.
+    a: Tensor,
+    /// `[D, N·r]`.
+    b: Tensor,
+    lambda: Param,
+    gamma: Param,
+    scale: f64,
+    dropout: f32,
+}
+
+impl Stored {
+    /// `[N·r, d]`.
+    fn right(&self) -> Result<Tensor> {
+        scaled(&self.a, &self.lambda.tensor(), &self.gamma.tensor())?.affine(self.scale, 0.0)
+    }
+}
+
+impl Delta for Stored {
+    fn dense(&self, weight: &Tensor) -> Result<Tensor> {
+        let delta = self.b.matmul(&self.right()?)?;
+        if weight.shape()[0] >= weight.last_dim() {
+            Ok(delta)
+        } else {
+            delta.t()
+        }
+    }
+
+    fn linear(
+        &self,
+        ctx: &Context,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        linear(x, weight, bias)?.add(&self.branch(ctx, x, weight)?)
+    }
+
+    fn branch(&self, ctx: &Context, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        let x = dropout(x, self.dropout, ctx, self.lambda.name())?;
+        linear(&x, &self.dense(weight)?, None)
     }
 }
 
@@ -64,23 +243,29 @@ impl Method for RandLora {
 
     fn attach(&self, store: &Store, heads: &[&str]) -> Result<Box<dyn Attached>> {
         let r = self.rank;
-        if r == 0 {
-            return Err(Error::Invalid(
-                "randlora: terms of rank 0 change nothing; wanted at least 1".into(),
-            ));
+        if r == 0 || !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::Invalid(format!(
+                "randlora: terms of rank {r} and dropout {}; wanted at least 1, and a probability below 1",
+                self.dropout
+            )));
         }
-        let producer = RandomBasis {
-            rank: r,
-            scale: self.alpha / r as f32,
-            seed: self.seed,
-            bases: self.bases,
-            distinct: self.distinct,
-        };
         let sites = self.targets.of(store)?;
-        let settings = json!({
-            "peft_type": "RANDLORA", "r": r, "randlora_alpha": self.alpha, "projection_prng_key": self.seed,
-            "save_projection": false, "bases": self.bases, "distinct": self.distinct,
+        let producer = self.producer();
+        let terms_of = |site: &Site| Ok(producer.terms(site.out_features()?, site.in_features()?));
+        let counts = sites.iter().map(terms_of).collect::<Result<HashSet<_>>>()?;
+        let shared = self.stored.is_some() || counts.len() == 1;
+        let mut settings = json!({
+            "peft_type": if shared { "RANDLORA" } else { "RANDLORA_PHILOX" }, "r": r,
+            "randlora_alpha": decimal(self.alpha), "randlora_dropout": decimal(self.dropout),
+            "projection_prng_key": self.seed, "save_projection": shared,
         });
+        if self.stored.is_none() {
+            // Of these the bases can be made again.
+            settings["bases"] = json!(self.bases);
+            settings["distinct"] = json!(self.distinct);
+        }
+        let (small, large) = largest(&sites)?;
+        let mut held: HashMap<(usize, usize), Option<[Tensor; 2]>> = HashMap::new();
         let mut adapted = Adapted::new(store, heads, settings);
         for site in sites {
             let (m, n) = (site.out_features()?, site.in_features()?);
@@ -92,11 +277,40 @@ impl Method for RandLora {
                 Factor::new("randlora_lambda", Form::Whole, &lambda),
                 Factor::new("randlora_gamma", Form::Whole, &gamma),
             ];
-            let delta = Produced {
-                producer,
-                params: vec![lambda, gamma],
+            let sizes = (small, m.max(n));
+            let bases = match held.entry(sizes) {
+                Entry::Occupied(found) => found.get().clone(),
+                Entry::Vacant(place) => {
+                    let made = self.held(sizes.0, sizes.1, store.device())?;
+                    place.insert(made).clone()
+                }
             };
-            adapted.add(&site, Arc::new(delta), factors)?;
+            let delta: Arc<dyn Delta> = match bases {
+                None => Arc::new(Produced {
+                    producer,
+                    params: vec![lambda, gamma],
+                }),
+                Some([a, b]) => Arc::new(Stored {
+                    a,
+                    b,
+                    lambda,
+                    gamma,
+                    scale: f64::from(self.alpha) / r as f64,
+                    dropout: self.dropout,
+                }),
+            };
+            adapted.add(&site, delta, factors)?;
+        }
+        let keys = ["base_model.randlora_A", "base_model.randlora_B"];
+        for (i, key) in keys.into_iter().enumerate().filter(|_| shared) {
+            let method = self.clone();
+            adapted.share(key, move || match &method.stored {
+                Some(stored) => Ok(stored[i].clone()),
+                None => {
+                    let [a, b] = method.numbers(small, large)?;
+                    Ok(if i == 0 { a } else { b })
+                }
+            });
         }
         Ok(Box::new(adapted))
     }

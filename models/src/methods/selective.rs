@@ -3,7 +3,6 @@
 use deltaw_engine::prelude::*;
 use serde_json::json;
 
-use super::adapted::starts_with_one;
 use super::{Adapted, Attached, Method};
 
 /// Every parameter trains.
@@ -18,23 +17,14 @@ pub struct BitFit;
 /// Only tailors of weights in [`crate::components`] train, as KIND is taken to new classes (Xie et al. 2024).
 pub struct Tailors;
 
-struct Chosen(Adapted);
-
-impl Attached for Chosen {
-    fn adapted(&self) -> &Adapted {
-        &self.0
-    }
-}
-
 fn choose(
     store: &Store,
     heads: &[&str],
     kind: &str,
     base: impl Fn(&str) -> bool,
 ) -> Box<dyn Attached> {
-    let adapted = Adapted::new(store, heads, json!({ "peft_type": kind }));
-    store.train_only(|name| starts_with_one(name, heads) || base(name));
-    Box::new(Chosen(adapted))
+    let settings = json!({ "peft_type": kind });
+    Box::new(Adapted::choosing(store, heads, settings, base))
 }
 
 impl Method for Full {

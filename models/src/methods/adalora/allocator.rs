@@ -84,6 +84,8 @@ pub(super) struct Allocator {
     sites: Vec<Triplets>,
     /// Whether the pattern is fixed.
     settled: bool,
+    /// Steps of the run, once it is known.
+    total: Option<u64>,
 }
 
 impl Allocator {
@@ -93,6 +95,7 @@ impl Allocator {
             adapted,
             sites,
             settled: false,
+            total: None,
         }
     }
 
@@ -149,6 +152,7 @@ impl Attached for Allocator {
     }
 
     fn after_step(&mut self, step: u64, total: u64, grads: &Gradients) -> Result<()> {
+        self.total = Some(total);
         let (t, all) = (step as f64, total as f64);
         let last_phase = t >= all - self.method.final_phase * all;
         if !last_phase {
@@ -219,7 +223,19 @@ impl Attached for Allocator {
     fn save(&self) -> Result<Adapter> {
         let pattern = |s: &Triplets| Ok((format!("{}.lora_E", s.path), s.pattern()?));
         let patterns = self.sites.iter().map(pattern).collect::<Result<Vec<_>>>()?;
-        self.adapted.save()?.pruned(patterns.into_iter())
+        let mut adapter = self.adapted.save()?.pruned(patterns.into_iter())?;
+        if self.total.is_none() && adapter.config.contains_key("total_step") {
+            return Ok(adapter);
+        }
+        let total = self.total.unwrap_or(1);
+        let steps = |share: f64| (share * total as f64) as u64;
+        let last = steps(self.method.final_phase).min(total - 1);
+        // PEFT wants at least one step between the phases.
+        let first = steps(self.method.initial_phase).min(total - last - 1);
+        for (key, value) in [("tinit", first), ("tfinal", last), ("total_step", total)] {
+            adapter.config.insert(key.into(), value.into());
+        }
+        Ok(adapter)
     }
 
     fn load(&mut self, adapter: &Adapter) -> Result<()> {

@@ -12,12 +12,14 @@
 //! that a triplet can come back until the final phase fixes the pattern, by the last scores, and masks λ after every step.
 
 mod allocator;
+mod files;
 
 use deltaw_engine::prelude::*;
 use serde_json::json;
 
+use super::adapter::decimal;
 use super::low_rank::LowRank;
-use super::{Adapted, Attached, Factor, Form, Method, Targets};
+use super::{Adapted, Attached, Axes, Factor, Form, Method, Targets};
 use allocator::{Allocator, Triplets};
 
 /// How triplets are scored.
@@ -52,6 +54,8 @@ pub struct AdaLora {
     pub final_phase: f64,
     /// Steps between prunings while the budget falls, ΔT.
     pub every: u64,
+    /// Probability of dropping an element of the update's input in training.
+    pub dropout: f32,
     /// How triplets are scored.
     pub importance: Importance,
     /// Which linears.
@@ -72,6 +76,7 @@ impl AdaLora {
             initial_phase: 0.1,
             final_phase: 0.25,
             every: 5,
+            dropout: 0.0,
             importance: Importance::SensitivityUncertainty,
             targets: Targets::default(),
         }
@@ -131,8 +136,9 @@ impl Method for AdaLora {
         self.check()?;
         let r = self.initial_rank;
         let settings = json!({
-            "peft_type": "ADALORA", "init_r": r, "target_r": self.target_rank, "lora_alpha": self.alpha,
-            "beta1": self.beta1, "beta2": self.beta2, "deltaT": self.every, "orth_reg_weight": self.gamma,
+            "peft_type": "ADALORA", "init_r": r, "target_r": self.target_rank, "lora_alpha": decimal(self.alpha),
+            "beta1": decimal(self.beta1), "beta2": decimal(self.beta2), "deltaT": self.every, "orth_reg_weight": self.gamma,
+            "lora_dropout": decimal(self.dropout),
         });
         let chosen = self.targets.of(store)?;
         let (mut adapted, mut sites) = (Adapted::new(store, heads, settings), vec![]);
@@ -140,15 +146,12 @@ impl Method for AdaLora {
             let scale = self.alpha / (r as f32 + 1e-5);
             let mut delta = LowRank::new(store, &site, r, scale, [Init::Normal(0.02); 2])?;
             let lambda = store.at(site.path()).param("lora_E", &[r], Init::ZEROS)?;
-            delta.lambda = Some(lambda.clone());
-            let factors = [
-                ("lora_A", Form::Right, &delta.lora_a),
-                ("lora_B", Form::Left, &delta.lora_b),
-                ("lora_E", Form::Rank, &lambda),
+            (delta.lambda, delta.dropout) = (Some(lambda.clone()), self.dropout);
+            let factors = vec![
+                Factor::new("lora_A", Form::Right, &delta.lora_a),
+                Factor::new("lora_B", Form::Left, &delta.lora_b),
+                Factor::new("lora_E", Form::Rank, &lambda).with_axes(Axes::Column),
             ];
-            let factors = factors
-                .map(|(key, form, param)| Factor::new(key, form, param))
-                .to_vec();
             sites.push(Triplets::new(&site, &delta, &lambda)?);
             adapted.add(&site, delta.shared(), factors)?;
         }

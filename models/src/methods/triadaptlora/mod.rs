@@ -22,6 +22,7 @@ use deltaw_engine::ops::triangular::{Core, triangular_matmul};
 use deltaw_engine::prelude::*;
 use serde_json::json;
 
+use super::adapter::decimal;
 use super::{Adapted, Attached, Factor, Form, Method, Targets};
 use growth::Grower;
 
@@ -216,7 +217,7 @@ impl Method for TriAdaptLora {
         let r = self.initial_rank;
         let sites = self.targets.of(store)?;
         let settings = json!({
-            "peft_type": "TRIADAPTLORA", "init_r": r, "target_r": self.target_rank, "lora_alpha": self.alpha,
+            "peft_type": "TRIADAPTLORA", "init_r": r, "target_r": self.target_rank, "lora_alpha": decimal(self.alpha),
             "block": self.block, "deltaT": self.every, "orth_reg_weight": self.gamma,
         });
         let (mut adapted, mut grown) = (Adapted::new(store, heads, settings), vec![]);
