@@ -141,8 +141,8 @@ impl Fixture {
     }
 }
 
-/// Settings that PEFT writes and that change nothing about a saved adapter.
-const INERT: [&str; 13] = [
+/// Settings that PEFT writes and that change nothing about a saved adapter: how a basis was drawn, when it is written, too.
+const INERT: [&str; 15] = [
     "auto_mapping",
     "d_initial",
     "eps",
@@ -156,6 +156,8 @@ const INERT: [&str; 13] = [
     "qalora_group_size",
     "r",
     "save_projection",
+    "sparse",
+    "very_sparse",
 ];
 /// Settings that name modules, which we write one by one.
 const NAMING: [&str; 9] = [

@@ -212,6 +212,12 @@ fn errors_name_the_file_the_setting_or_tensor_and_what_helps() {
         ("peft-randlora", "r", json!(2), "wanted at least [2, 1, 16]"),
         (
             "peft-randlora",
+            "save_projection",
+            json!(false),
+            "PEFT's seed gives bf16 or f16 numbers by the machine",
+        ),
+        (
+            "peft-randlora",
             "projection_prng_key",
             json!(-1),
             "`projection_prng_key`",

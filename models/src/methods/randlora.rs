@@ -62,58 +62,30 @@ impl RandLora {
         }
     }
 
-    /// The same on the bases that PEFT draws of the seed for a model, up to the last place of their deviation.
+    /// The same on the sparse bases that PEFT draws of the seed for a model, up to the last place of their deviation:
+    /// ±1 with probability 1/2s each, s = √d for the very sparse.
     ///
     /// # Errors
     /// No linear among the targets.
-    pub(super) fn with_pefts_basis(
-        self,
-        store: &Store,
-        sparse: bool,
-        very_sparse: bool,
-    ) -> Result<Self> {
+    pub(super) fn with_pefts_sparse_basis(self, store: &Store, very: bool) -> Result<Self> {
         let (small, large) = largest(&self.targets.of(store)?)?;
         let (r, terms) = (self.rank.max(1), small.div_ceil(self.rank.max(1)));
+        let sparsity = if very { (small as f64).sqrt() } else { 3.0 };
+        let [low, high] = [1.0 / (2.0 * sparsity), 1.0 - 1.0 / (2.0 * sparsity)].map(|u| u as f32);
         let mut random = TorchRandom::new(self.seed);
-        let mut draw = |count: usize, fan_in: usize| -> Vec<f32> {
-            let sparsity = if very_sparse {
-                (small as f64).sqrt()
-            } else {
-                3.0
-            };
-            let share = (1.0 / (2.0 * sparsity)) as f32;
-            match sparse || very_sparse {
-                true => (0..count)
-                    .map(|_| random.unit())
-                    .map(|u| f32::from(u > 1.0 - share) - f32::from(u < share))
-                    .collect(),
-                false => random.uniform((6.0 / fan_in as f64).sqrt(), count),
-            }
-        };
-        // `fan_in` of `[r, 1, d]` is d, of `[D, 1, r]` r. Dense terms are drawn one after the other, sparse ones by row.
-        let a = draw(r * small, small);
-        let drawn = draw(large * terms * r, r);
-        let b: Vec<f32> = match sparse || very_sparse {
-            true => drawn,
-            false => (0..large * terms * r)
-                .map(|i| {
-                    let (row, term, k) = (i / (terms * r), i / r % terms, i % r);
-                    drawn[(term * large + row) * r + k]
-                })
-                .collect(),
-        };
-        let tensor = |values: Vec<f32>, shape: [usize; 3]| {
-            let count = values.len() as f64;
-            let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / count;
-            let squares = values
-                .iter()
-                .map(|v| (f64::from(*v) - mean).powi(2))
-                .sum::<f64>();
-            let deviation = (squares / (count - 1.0)).sqrt() as f32;
-            let values: Vec<f32> = values.iter().map(|v| v / deviation).collect();
+        let mut tensor = |shape: [usize; 3]| {
+            let count = shape.iter().product::<usize>();
+            let signs = (0..count).map(|_| random.unit());
+            let signs: Vec<f64> = signs
+                .map(|u| f64::from(u8::from(u > high)) - f64::from(u8::from(u < low)))
+                .collect();
+            let mean = signs.iter().sum::<f64>() / count as f64;
+            let squares = signs.iter().map(|v| (v - mean).powi(2)).sum::<f64>();
+            let deviation = (squares / (count as f64 - 1.0)).sqrt() as f32;
+            let values: Vec<f32> = signs.iter().map(|v| *v as f32 / deviation).collect();
             Tensor::from_slice(&values, &shape, &Device::cpu())
         };
-        let stored = [tensor(a, [r, 1, small])?, tensor(b, [large, terms, r])?];
+        let stored = [tensor([r, 1, small])?, tensor([large, terms, r])?];
         Ok(RandLora {
             stored: Some(stored),
             ..self

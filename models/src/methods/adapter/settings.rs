@@ -447,8 +447,13 @@ impl Adapter {
                         stored: Some(stored),
                         ..method
                     }),
+                    (None, None) if sparse || very_sparse => {
+                        Box::new(method.with_pefts_sparse_basis(store, very_sparse)?)
+                    }
                     (None, None) => {
-                        Box::new(method.with_pefts_basis(store, sparse, very_sparse)?)
+                        return Err(self.bad_config(
+                            "`save_projection` is false, and of dense bases PEFT's seed gives bf16 or f16 numbers by the machine; save with `save_projection=True`",
+                        ));
                     }
                 }
             }
