@@ -29,6 +29,13 @@ impl KeyValues {
     /// Other rows, heads or widths than before.
     pub fn extend(&mut self, new: [&Tensor; 2]) -> Result<[Tensor; 2]> {
         let (start, kept) = (std::mem::take(&mut self.len), self.kept.take());
+        if new[0].rank() != 4 || new[0].shape() != new[1].shape() {
+            return Err(Error::Invalid(format!(
+                "cache: keys {:?} and values {:?}, wanted twice [B, H, T, D]",
+                new[0].shape(),
+                new[1].shape()
+            )));
+        }
         let end = start + new[0].shape()[2];
         let mut kept = match kept {
             Some(kept) if end <= kept[0].shape()[2] => kept,
@@ -111,5 +118,7 @@ mod tests {
         assert_eq!(cache.len(), 14);
         assert!(cache.extend([&tokens(14, 15), &tokens(14, 15)]).is_err());
         assert!(cache.is_empty(), "an error empties it");
+        let flat = Tensor::from([1.0]);
+        assert!(cache.extend([&flat, &flat]).is_err());
     }
 }

@@ -7,10 +7,11 @@ use deltaw_models::encoder::{Encoder, EncoderConfig, MaskedLmHead, SequenceHead}
 use deltaw_models::hub::{Architecture, Config};
 use deltaw_models::vit::{ImageHead, Vit, VitConfig};
 use deltaw_tests::fixture::Fixture;
+use deltaw_tests::gpu::gpu;
 use deltaw_tests::small::block;
 
-fn devices() -> [Device; 2] {
-    [Device::oracle(), Device::cpu()]
+fn devices() -> [Device; 3] {
+    [Device::oracle(), Device::cpu(), gpu().device.clone()]
 }
 
 fn decoder(name: &str, inner: usize) {

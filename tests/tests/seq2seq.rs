@@ -212,11 +212,12 @@ fn what_the_models_do_not_do_is_refused_by_name() {
         let error = BartConfig::from_hugging_face(&config).unwrap_err();
         refused.push((field, value, error.to_string()));
     }
-    let (fixture, _, _) = open("t5", &Device::cpu());
+    let (fixture, _, t5) = open("t5", &Device::cpu());
     for (field, value) in [
         ("feed_forward_proj", "\"gated-mish\""),
         ("relative_attention_num_buckets", "3"),
         ("num_heads", "null"),
+        ("num_heads", "0"),
     ] {
         let config = changed(&fixture.config, field, value);
         let error = T5Config::from_hugging_face(&config).unwrap_err();
@@ -228,6 +229,19 @@ fn what_the_models_do_not_do_is_refused_by_name() {
             "{value}: {message}"
         );
     }
+
+    // A model of one block less has too little to look at.
+    let (_files, folder) = fixture.folder();
+    let Architecture::T5(mut config) = folder.architecture().clone() else {
+        panic!("{:?}", folder.architecture());
+    };
+    config.num_decoder_layers = 1;
+    let shallow = EncoderDecoder::t5(&Store::new(&Device::cpu(), 0).root(), &config).unwrap();
+    let (ctx, ids) = (Context::eval(), fixture.integers("input.ids"));
+    let states = shallow.encode(&ctx, &ids).unwrap();
+    let memory = shallow.memory(&ctx, &states).unwrap();
+    let message = t5.decode(&ctx, &ids, &memory).unwrap_err().to_string();
+    assert!(message.contains("a memory of 1 blocks for 2"), "{message}");
 
     // Twelve positions.
     let message = bart

@@ -235,6 +235,15 @@ impl Stack {
             let detail = format!("embeddings are {:?}, wanted [B, T, d]", x.shape());
             return Err(Error::Invalid(detail));
         };
+        if let Some(memory) = memory
+            && memory.blocks.len() != self.blocks.len()
+        {
+            return Err(Error::Invalid(format!(
+                "encoder–decoder: a memory of {} blocks for {}",
+                memory.blocks.len(),
+                self.blocks.len()
+            )));
+        }
         let seen = cache
             .as_ref()
             .and_then(|c| c.first())

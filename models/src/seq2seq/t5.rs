@@ -88,13 +88,25 @@ impl T5Config {
             decoder_start_token_id: or("decoder_start_token_id", pad as usize)? as u32,
             pad_token_id: pad,
         };
+        let refuse = |field: &'static str| move |e: Error| config.refuse(field, e);
+        sizes.check_heads().map_err(refuse("num_heads"))?;
         sizes
-            .check()
-            .map_err(|e| config.refuse("relative_attention_num_buckets", e))?;
+            .check_buckets()
+            .map_err(refuse("relative_attention_num_buckets"))?;
         Ok(sizes)
     }
 
-    fn check(&self) -> Result<()> {
+    fn check_heads(&self) -> Result<()> {
+        let (heads, width) = (self.num_heads, self.d_kv);
+        if heads > 0 && width > 0 {
+            return Ok(());
+        }
+        Err(Error::Invalid(format!(
+            "{heads} attention heads of width {width}: wanted at least one of each"
+        )))
+    }
+
+    fn check_buckets(&self) -> Result<()> {
         let (buckets, farthest) = (
             self.relative_attention_num_buckets,
             self.relative_attention_max_distance,
@@ -203,9 +215,10 @@ impl EncoderDecoder {
     /// A new T5; `path` is usually the store's root.
     ///
     /// # Errors
-    /// Too few buckets, or names that are taken.
+    /// No heads, too few buckets, or names that are taken.
     pub fn t5(path: &Path, config: &T5Config) -> Result<Self> {
-        config.check()?;
+        config.check_heads()?;
+        config.check_buckets()?;
         let (d, words) = (config.d_model, config.vocab_size);
         let (encoder, decoder) = (config.num_layers, config.num_decoder_layers);
         let own = || Linear::no_bias(&path.at("lm_head"), Role::Other, decoder, d, words);
