@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use deltaw_engine::optim::AdamW;
 use deltaw_engine::prelude::*;
+use deltaw_models::components::Partition;
 use deltaw_models::decoder::Decoder;
+use deltaw_models::layers::Linear;
 use deltaw_models::methods::adalora::AdaLora;
 use deltaw_models::methods::bone::Bone;
 use deltaw_models::methods::dora::Dora;
@@ -16,7 +18,7 @@ use deltaw_models::methods::oft::{Blocks, Oft};
 use deltaw_models::methods::pattern::Pattern;
 use deltaw_models::methods::pissa::Pissa;
 use deltaw_models::methods::randlora::RandLora;
-use deltaw_models::methods::selective::{BitFit, Full, LinearProbe};
+use deltaw_models::methods::selective::{BitFit, Full, LinearProbe, Tailors};
 use deltaw_models::methods::snell::Snell;
 use deltaw_models::methods::svdiff::SvDiff;
 use deltaw_models::methods::triadaptlora::TriAdaptLora;
@@ -294,6 +296,31 @@ fn every_method_is_saved_loaded_and_taken_off() {
             assert!(bert.store.sites().iter().all(|s| !s.is_adapted()));
         }
     }
+}
+
+#[test]
+fn tailors_are_saved_and_loaded() {
+    let model = || {
+        let store = Store::new(&Device::cpu(), 0);
+        let partition = Partition::new(2, 1, 3);
+        Linear::gated(&store.at("w"), 6, 5, &partition).unwrap();
+        Linear::new(&store.at("classifier"), Role::Other, 1, 5, 3).unwrap();
+        store
+    };
+    let (store, again) = (model(), model());
+    let attached = Tailors.attach(&store, &["classifier."]).unwrap();
+    // Of three groups one component each, u, σ and v, and the head.
+    assert_eq!(attached.parameters().unwrap(), 3 * (6 + 5 + 1));
+    for (k, p) in store.trained().iter().enumerate() {
+        let values = numbers(p.len(), k as u64);
+        p.set(Tensor::from_slice(&values, &p.shape(), &Device::cpu()).unwrap())
+            .unwrap();
+    }
+    let saved = attached.save().unwrap();
+    assert_eq!(saved.config["peft_type"], "TAILORS");
+    assert_eq!(saved.weights.len(), store.trained().len());
+    saved.attach(&again, &[]).unwrap();
+    assert_eq!(bits(&again.weights()), bits(&store.weights()));
 }
 
 /// A linear of its own or the middle third of a fused one, in any storage.

@@ -1,6 +1,5 @@
-//! A worked example: a fine-tuning method in a crate of its own, (IA)³ of Liu et al. (2022).
-//!
-//! It learns a factor for every output of the chosen linears, `y = l ⊙ (x·Wᵀ) + b`, so that with l `[m]`
+//! A worked example: a fine-tuning method in a crate of its own. It learns the length of every row of the chosen matrices and
+//! leaves their directions as they are, `y = l ⊙ (x·Wᵀ) + b`, so that with l `[m]`
 //!
 //! ```text
 //! ΔW = diag(l − 1)·W      l = 1 at the start
@@ -14,27 +13,27 @@ use std::sync::Arc;
 use deltaw_models::prelude::*;
 use serde_json::json;
 
-/// A factor for every output of keys, values and the feed-forward's inner layer.
+/// A length for every row of keys, values and the feed-forward's inner layer.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Ia3 {
+pub struct RowScale {
     /// Which linears.
     pub targets: Targets,
 }
 
-impl Default for Ia3 {
+impl Default for RowScale {
     fn default() -> Self {
-        Ia3 {
+        RowScale {
             targets: Targets::Roles(vec![Role::Key, Role::Value, Role::MlpUp]),
         }
     }
 }
 
 /// `diag(l − 1)·W`.
-struct Factors {
+struct Scaled {
     l: Param,
 }
 
-impl Delta for Factors {
+impl Delta for Scaled {
     /// What merging and the checks use.
     fn dense(&self, weight: &Tensor) -> Result<Tensor> {
         let change = self.l.tensor().affine(1.0, -1.0)?.unsqueeze(1)?;
@@ -57,19 +56,19 @@ impl Delta for Factors {
     }
 }
 
-impl Method for Ia3 {
+impl Method for RowScale {
     fn name(&self) -> String {
-        "ia3".into()
+        "row scale".into()
     }
 
     fn attach(&self, store: &Store, heads: &[&str]) -> Result<Box<dyn Attached>> {
         let sites = self.targets.of(store)?;
-        let mut adapted = Adapted::new(store, heads, json!({ "peft_type": "IA3" }));
+        let mut adapted = Adapted::new(store, heads, json!({ "peft_type": "ROW_SCALE" }));
         for site in sites {
             let path = store.at(site.path());
-            let l = path.param("ia3_l", &[site.out_features()?], Init::ONES)?;
-            let factors = vec![Factor::new("ia3_l", Form::Rows, &l)];
-            adapted.add(&site, Arc::new(Factors { l }), factors)?;
+            let l = path.param("row_scale", &[site.out_features()?], Init::ONES)?;
+            let factors = vec![Factor::new("row_scale", Form::Rows, &l)];
+            adapted.add(&site, Arc::new(Scaled { l }), factors)?;
         }
         Ok(Box::new(adapted))
     }

@@ -1,6 +1,6 @@
 //! What the example gets for its few lines: it trains, counts, saves, loads, merges and comes off.
 
-use deltaw_custom_method::Ia3;
+use deltaw_custom_method::RowScale;
 use deltaw_models::prelude::*;
 
 fn gpt2() -> (Store, Decoder) {
@@ -23,7 +23,7 @@ fn loss(decoder: &Decoder) -> Tensor {
 fn a_method_from_another_crate_has_everything_the_built_in_ones_have() {
     let (store, decoder) = gpt2();
     let (base, before) = (store.weights(), loss(&decoder).item().unwrap());
-    let mut attached = Ia3::default().attach(&store, &[]).unwrap();
+    let mut attached = RowScale::default().attach(&store, &[]).unwrap();
     assert_eq!(
         attached.parameters().unwrap(),
         2 * (16 + 16 + 64),
@@ -46,7 +46,7 @@ fn a_method_from_another_crate_has_everything_the_built_in_ones_have() {
     let folder = tempfile::tempdir().unwrap();
     attached.save().unwrap().write(folder.path()).unwrap();
     let (store_again, again) = gpt2();
-    let mut loaded = Ia3::default().attach(&store_again, &[]).unwrap();
+    let mut loaded = RowScale::default().attach(&store_again, &[]).unwrap();
     loaded.load(&Adapter::read(folder.path()).unwrap()).unwrap();
     assert_eq!(loss(&again).item().unwrap(), after);
 
