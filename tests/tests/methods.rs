@@ -515,6 +515,30 @@ fn one_part_of_a_fused_matrix_is_saved_as_rows_of_the_whole() {
     };
     assert_eq!(logits(&decoder), logits(&other));
 
+    // (IA)³ on keys and values: queries keep their factor of 1.
+    let (store, decoder) = gpt2(&Device::cpu());
+    let attached = Ia3::default().attach(&store, &[]).unwrap();
+    for p in store.trained() {
+        p.set(Tensor::from_slice(&numbers(p.len(), 2), &p.shape(), &Device::cpu()).unwrap())
+            .unwrap();
+    }
+    let saved = attached.save().unwrap();
+    let l = "base_model.model.transformer.h.1.attn.c_attn.ia3_l";
+    let l = saved.weights.get(l).unwrap();
+    assert_eq!(l.shape(), [48, 1]);
+    assert_eq!(l.to_vec::<f32>().unwrap()[..16], [1.0; 16]);
+    for from_files in [true, false] {
+        let (again, other) = gpt2(&Device::cpu());
+        match from_files {
+            true => drop(saved.attach(&again, &[]).unwrap()),
+            false => {
+                let mut method = Ia3::default().attach(&again, &[]).unwrap();
+                method.load(&saved).unwrap();
+            }
+        }
+        assert_eq!(logits(&decoder), logits(&other));
+    }
+
     let refused = AdaLora {
         targets: Targets::modules(["c_attn"]),
         ..AdaLora::target_rank(1)

@@ -44,6 +44,9 @@ pub struct Factor {
     pub form: Form,
     /// Its axes in files.
     pub axes: Axes,
+    /// Of [`Form::Rows`], what leaves an output as it is: where only parts of a fused matrix are adapted, files hold it for the
+    /// others. Without it they hold the adapted parts alone.
+    pub neutral: Option<f64>,
     /// Its values.
     pub param: Param,
 }
@@ -55,6 +58,7 @@ impl Factor {
             key,
             form,
             axes: Axes::Plain,
+            neutral: None,
             param: param.clone(),
         }
     }
@@ -62,6 +66,12 @@ impl Factor {
     /// The same with other axes in files.
     pub fn with_axes(self, axes: Axes) -> Self {
         Factor { axes, ..self }
+    }
+
+    /// The same with the value that changes nothing.
+    pub fn with_neutral(self, value: f64) -> Self {
+        let neutral = Some(value);
+        Factor { neutral, ..self }
     }
 }
 

@@ -102,7 +102,9 @@ impl Method for Ia3 {
                 false => (Form::Rows, Axes::Column, site.out_features()?),
             };
             let l = store.at(site.path()).param("ia3_l", &[size], Init::ONES)?;
-            let factor = Factor::new("ia3_l", form, &l).with_axes(axes);
+            let factor = Factor::new("ia3_l", form, &l)
+                .with_axes(axes)
+                .with_neutral(1.0);
             adapted.add(site, Arc::new(Scaled { l, inputs }), vec![factor])?;
         }
         Ok(Box::new(adapted))

@@ -148,7 +148,7 @@ impl Method for Vera {
             );
             let factors = vec![
                 Factor::new("vera_lambda_d", Form::Shared, &lambda_d),
-                Factor::new("vera_lambda_b", Form::Rows, &lambda_b),
+                Factor::new("vera_lambda_b", Form::Rows, &lambda_b).with_neutral(0.0),
             ];
             let vectors = Vectors {
                 a: on_a.narrow(1, 0, site.in_features()?)?,

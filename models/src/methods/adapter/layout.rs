@@ -271,6 +271,14 @@ impl Module<'_> {
         Ok(self.places.len() == 1 && self.covered()?)
     }
 
+    /// How many outputs a vector of [`Form::Rows`] has in files.
+    fn rows_in_files(&self, neutral: Option<f64>) -> Result<usize> {
+        match neutral {
+            Some(_) => self.outputs(),
+            None => self.places.iter().map(|p| Ok(p.site.rows()?.len())).sum(),
+        }
+    }
+
     fn ranks(&self) -> Vec<usize> {
         let rank = |place: &&Place| {
             let ranked = |f: &&Factor| matches!(f.form, Form::Right | Form::Rank);
@@ -308,8 +316,8 @@ impl Module<'_> {
             return refuse("is a convolution, which this method's form in files does not have");
         }
         let ranked = has(Form::Right) || has(Form::Rank);
-        let in_parts =
-            (ranked && self.places.len() > 1 && !blocks) || (has(Form::Rows) && !self.covered()?);
+        let several = self.places.len() > 1 && !blocks;
+        let in_parts = ranked && (several || (has(Form::Rows) && !self.covered()?));
         if in_parts || (has(Form::Whole) && !self.single()?) {
             return refuse("is adapted in parts, which this method's form in files does not have");
         }
@@ -327,7 +335,7 @@ impl Module<'_> {
             Form::Right => vec![rank, own[1]],
             Form::Left => [&[self.outputs()?, rank], &ones[..]].concat(),
             Form::Rank => vec![rank],
-            Form::Rows => vec![self.outputs()?],
+            Form::Rows => vec![self.rows_in_files(factor.neutral)?],
             Form::Columns => vec![own[0], self.outputs()?],
             Form::Shared | Form::Whole => own,
         };
@@ -371,7 +379,22 @@ impl Module<'_> {
             Form::Left if blocks => concat(&padded(0)?, 1)?,
             Form::Left | Form::Rows if self.covered()? => concat(&parts, 0)?,
             Form::Columns if self.covered()? => concat(&parts, 1)?,
-            Form::Left | Form::Rows => sum(padded(0)?)?,
+            Form::Left => sum(padded(0)?)?,
+            Form::Rows => match self.places[0].factors[i].neutral {
+                None => concat(&parts, 0)?,
+                Some(neutral) => {
+                    let (mut pieces, mut at) = (vec![], 0);
+                    let gap = |len| Tensor::full(&[len], neutral, DType::F32, parts[0].device());
+                    for (part, place) in parts.iter().zip(&self.places) {
+                        let rows = place.site.rows()?;
+                        pieces.extend([gap(rows.start - at)?, part.clone()]);
+                        at = rows.end;
+                    }
+                    pieces.push(gap(outputs - at)?);
+                    pieces.retain(|piece| !piece.is_empty());
+                    concat(&pieces, 0)?
+                }
+            },
             Form::Columns => sum(padded(1)?)?,
             Form::Right | Form::Rank | Form::Shared | Form::Whole => {
                 let first = parts[0].to_vec::<f32>()?;
@@ -424,7 +447,14 @@ impl Module<'_> {
             let own = match form {
                 Form::Right | Form::Rank => cut(0)?,
                 Form::Left => cut(1)?.narrow(0, rows.start, rows.len())?,
-                Form::Rows => flat.narrow(0, rows.start, rows.len())?,
+                Form::Rows => {
+                    let lens = self.places[..part].iter().map(|p| Ok(p.site.rows()?.len()));
+                    let start = match place.factors[i].neutral {
+                        Some(_) => rows.start,
+                        None => lens.sum::<Result<usize>>()?,
+                    };
+                    flat.narrow(0, start, rows.len())?
+                }
                 Form::Columns => flat.narrow(1, rows.start, rows.len())?,
                 Form::Shared | Form::Whole => flat.clone(),
             };
