@@ -2,6 +2,7 @@
 //! grouping, counting and injection are walks over it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::device::{Device, Distribution};
@@ -71,6 +72,7 @@ struct Inner {
 struct Given {
     source: Arc<dyn Source>,
     drawn: Vec<String>,
+    settled: AtomicBool,
 }
 
 #[derive(Default)]
@@ -91,7 +93,8 @@ impl Store {
     }
 
     /// An empty store whose parameters take their values from a source as they are made, so that no other value is held
-    /// meanwhile; those whose name starts with one of `drawn` come from `seed`. Matrices of bf16 and f16 stay in their type,
+    /// meanwhile; those whose name starts with one of `drawn` come from `seed`, and so does, after [`Store::settle`], what the
+    /// source lacks. Matrices of bf16 and f16 stay in their type,
     /// everything else is f32.
     pub fn from_source(
         device: &Device,
@@ -103,9 +106,21 @@ impl Store {
         Store(Arc::new(Inner {
             device: device.clone(),
             seed,
-            given: Some(Given { source, drawn }),
+            given: Some(Given {
+                source,
+                drawn,
+                settled: AtomicBool::new(false),
+            }),
             tables: Mutex::default(),
         }))
+    }
+
+    /// From now on, what the source lacks is drawn: a model's own parameters are complete, and what follows are new heads and
+    /// updates.
+    pub fn settle(&self) {
+        if let Some(given) = &self.0.given {
+            given.settled.store(true, Relaxed);
+        }
     }
 
     /// A value from the source; None where there is no source, or the name is one of those to be drawn.
@@ -113,13 +128,21 @@ impl Store {
     /// # Errors
     /// A value that is missing, of another shape, or no numbers.
     fn given(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>> {
-        let Some(Given { source, drawn }) = &self.0.given else {
+        let Some(Given {
+            source,
+            drawn,
+            settled,
+        }) = &self.0.given
+        else {
             return Ok(None);
         };
         if drawn.iter().any(|prefix| name.starts_with(prefix.as_str())) {
             return Ok(None);
         }
         let Some((dtype, found)) = source.describe(name) else {
+            if settled.load(Relaxed) {
+                return Ok(None);
+            }
             let names = source.names();
             let near = nearest(name, names.iter());
             let near = near.map_or(String::new(), |n| format!("; nearest: `{n}`"));

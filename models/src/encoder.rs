@@ -39,6 +39,14 @@ impl EncoderFamily {
         }
     }
 
+    /// Where the last matrix of a head over classes lies.
+    pub(crate) fn classifier(self) -> &'static str {
+        match self {
+            EncoderFamily::Bert => "classifier",
+            EncoderFamily::Roberta { .. } => "classifier.out_proj",
+        }
+    }
+
     /// How names of heads begin.
     pub(crate) fn heads(self) -> &'static [&'static str] {
         match self {
@@ -414,9 +422,10 @@ impl SequenceHead {
     /// Names that are taken.
     pub fn new(path: &Path, config: &EncoderConfig, classes: usize) -> Result<Self> {
         let (d, layer) = (config.hidden_size, config.num_hidden_layers);
-        let (pooler, classifier) = match config.family {
-            EncoderFamily::Bert => ("bert.pooler.dense", "classifier"),
-            EncoderFamily::Roberta { .. } => ("classifier.dense", "classifier.out_proj"),
+        let classifier = config.family.classifier();
+        let pooler = match config.family {
+            EncoderFamily::Bert => "bert.pooler.dense",
+            EncoderFamily::Roberta { .. } => "classifier.dense",
         };
         Ok(SequenceHead {
             pooler: Linear::new(&path.at(pooler), Role::Other, layer, d, d)?,

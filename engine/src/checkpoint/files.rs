@@ -131,10 +131,14 @@ impl Checkpoint {
         let mut shards: Vec<&String> = index.weight_map.values().collect();
         shards.sort_unstable();
         shards.dedup();
-        for shard in shards {
-            let path = beside(folder, shard).map_err(|why| {
+        let beside = |shard: &String| {
+            beside(folder, shard).map_err(|why| {
                 failed(name, format!("names the file `{shard}`: {why}; the files of a checkpoint lie beside its index"))
-            })?;
+            })
+        };
+        // Before any is opened.
+        let paths: Vec<PathBuf> = shards.iter().map(|s| beside(s)).collect::<Result<_>>()?;
+        for (shard, path) in shards.into_iter().zip(paths) {
             let file = Mapped::open(&path)?;
             for (stored, entry) in header::parse(&file.map).map_err(|e| damaged(&file.name, &e))? {
                 match index.weight_map.get(&stored) {

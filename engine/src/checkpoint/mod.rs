@@ -46,6 +46,8 @@ fn write(weights: &Weights, to: &mut impl Write) -> Result<()> {
     let mut order: Vec<(&str, &Tensor)> = weights.iter().collect();
     order.sort_by_key(|(_, tensor)| std::cmp::Reverse(tensor.dtype().size()));
     let (mut header, mut at) = (Map::new(), 0);
+    // Older versions of transformers read no file that does not say this.
+    header.insert("__metadata__".into(), json!({ "format": "pt" }));
     for (name, tensor) in &order {
         let end = at + tensor.len() * tensor.dtype().size();
         let info = json!({
@@ -150,6 +152,24 @@ mod tests {
             [bf16::from_f32(1.5), bf16::from_f32(-2.0)]
         );
         assert_eq!(back.get("a.weight").unwrap().shape(), [2, 2]);
+    }
+
+    #[test]
+    fn the_formats_own_library_reads_and_writes_the_same() {
+        let bytes = to_bytes(&sample()).unwrap();
+        let theirs = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut names: Vec<&str> = theirs.names().into_iter().collect();
+        names.sort_unstable();
+        assert_eq!(names, ["a.weight", "b"]);
+        for (name, ours) in sample().iter() {
+            let view = theirs.tensor(name).unwrap();
+            assert_eq!(view.shape(), ours.shape());
+            let own = ours.device().backend().read(ours, ours.dtype()).unwrap();
+            assert_eq!(view.data(), own);
+        }
+        let theirs = safetensors::serialize(theirs.tensors(), None).unwrap();
+        let back = from_file_bytes("theirs", &theirs).unwrap();
+        assert_eq!(to_bytes(&back).unwrap(), bytes);
     }
 
     #[test]

@@ -31,7 +31,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::deberta::{Deberta, DebertaConfig};
 use crate::decoder::{Decoder, DecoderConfig};
 use crate::dit::{Dit, DitConfig};
-use crate::encoder::{Encoder, EncoderConfig, TextEncoder};
+use crate::encoder::{Encoder, EncoderConfig, SequenceHead, TextEncoder};
 use crate::experiment::hash::Sha256;
 use crate::seq2seq::{BartConfig, EncoderDecoder, T5Config};
 use crate::vit::{Vit, VitConfig};
@@ -235,7 +235,7 @@ impl Folder {
     }
 
     /// A store whose parameters come from here as they are made, but for those that begin with one of `drawn`: new heads, from
-    /// `seed`.
+    /// `seed`. Once the model is made, whatever the checkpoint lacks is drawn too.
     pub fn store(&self, device: &Device, seed: u64, drawn: &[&str]) -> Store {
         let optional = self.architecture.optional().iter();
         let absent = optional.filter(|name| self.checkpoint.describe(name).is_none());
@@ -262,6 +262,31 @@ impl Folder {
         let encoder = encoder.ok_or_else(|| self.other("an encoder of text"))?;
         self.complete(store)?;
         Ok(encoder)
+    }
+
+    /// The head over classes of texts that it holds beside a [`Folder::encoder`] in the store, with the classes' names.
+    ///
+    /// # Errors
+    /// Another kind of model; a checkpoint without such a head, or whose `id2label` has another number of classes.
+    pub fn sequence_head(&self, store: &Store) -> Result<(SequenceHead, Vec<String>)> {
+        let Architecture::Encoder(config) = &self.architecture else {
+            return Err(self.other("an encoder of text"));
+        };
+        let name = config.family.classifier();
+        let shape = self.checkpoint.describe(&format!("{name}.weight"));
+        let Some(classes) = shape.and_then(|(_, shape)| shape.first().copied()) else {
+            let detail = format!("has no `{name}`: it is not a classifier of texts");
+            return Err(self.failed(detail));
+        };
+        let labels = match self.config.labels()? {
+            Some(labels) if labels.len() == classes => labels,
+            Some(labels) => {
+                let detail = format!("has {} classes, but `{name}` {classes}", labels.len());
+                return Err(self.config.refuse("id2label", detail));
+            }
+            None => (0..classes).map(|i| format!("LABEL_{i}")).collect(),
+        };
+        Ok((SequenceHead::new(&store.root(), config, classes)?, labels))
     }
 
     /// The decoder that it holds.
@@ -330,14 +355,21 @@ impl Folder {
         Ok(dit)
     }
 
-    fn other(&self, wanted: &str) -> Error {
+    fn failed(&self, detail: String) -> Error {
         Error::Checkpoint {
             path: self.path.display().to_string(),
-            detail: format!("holds {}; wanted {wanted}", self.architecture.kind()),
+            detail,
         }
     }
 
-    /// An error unless every tensor has become a parameter or belongs to a head.
+    fn other(&self, wanted: &str) -> Error {
+        self.failed(format!(
+            "holds {}; wanted {wanted}",
+            self.architecture.kind()
+        ))
+    }
+
+    /// An error unless every tensor has become a parameter or belongs to a head; then the store is settled.
     fn complete(&self, store: &Store) -> Result<()> {
         let heads = self.architecture.heads();
         let left = store.unused();
@@ -345,7 +377,10 @@ impl Folder {
             .iter()
             .find(|n| !heads.iter().any(|h| n.starts_with(h)))
         {
-            None => Ok(()),
+            None => {
+                store.settle();
+                Ok(())
+            }
             Some(name) => Err(self.checkpoint.error(
                 name,
                 "no part of the model that config.json describes; fetch both from one place",
