@@ -183,6 +183,21 @@ impl ImageSet {
         })
     }
 
+    /// Brought to another side by [`resize`].
+    pub fn resized(self, side: usize) -> Self {
+        if side == self.side {
+            return self;
+        }
+        let planes = self.pixels.chunks((self.side * self.side).max(1));
+        Self {
+            pixels: planes
+                .flat_map(|p| resize(p, [self.side, self.side], side))
+                .collect(),
+            side,
+            ..self
+        }
+    }
+
     /// The images `items`, normalised, as [rows, channels, side, side].
     pub fn batch(&self, items: &[u32], normalisation: &Normalisation) -> Result<ImageBatch> {
         check_items(items, self.len())?;
@@ -202,6 +217,45 @@ impl ImageSet {
             items: items.to_vec(),
         })
     }
+}
+
+/// A plane of `[height, width]` pixels as a square, each pixel the mean of those around its place, weighted by a triangle that
+/// is two pixels wide in the coarser of the two grids: bilinear, and without aliases when it shrinks.
+pub fn resize(plane: &[u8], [height, width]: [usize; 2], side: usize) -> Vec<u8> {
+    // (first pixel, weights) of each place along an axis.
+    let taps = |from: usize| -> Vec<(usize, Vec<f32>)> {
+        let scale = from as f32 / side as f32;
+        let reach = scale.max(1.0);
+        let tap = |i: usize| {
+            let centre = (i as f32 + 0.5) * scale;
+            let first = (centre - reach + 0.5).max(0.0) as usize;
+            let last = ((centre + reach + 0.5) as usize).min(from);
+            let weight = |j: usize| (1.0 - ((j as f32 + 0.5 - centre) / reach).abs()).max(0.0);
+            let weights: Vec<f32> = (first..last).map(weight).collect();
+            let sum: f32 = weights.iter().sum();
+            (first, weights.iter().map(|w| w / sum).collect())
+        };
+        (0..side).map(tap).collect()
+    };
+    let (down, across) = (taps(height), taps(width));
+    let dot = |weights: &[f32], values: &mut dyn Iterator<Item = f32>| {
+        weights.iter().zip(values).map(|(w, v)| w * v).sum::<f32>()
+    };
+    let mut narrow = Vec::with_capacity(height * side);
+    for row in plane.chunks(width.max(1)) {
+        for (first, weights) in &across {
+            narrow.push(dot(
+                weights,
+                &mut row[*first..].iter().map(|p| f32::from(*p)),
+            ));
+        }
+    }
+    let column = |x: usize, first: usize| narrow[first * side + x..].iter().step_by(side).copied();
+    down.iter()
+        .flat_map(|(first, weights)| {
+            (0..side).map(move |x| dot(weights, &mut column(x, *first)).round() as u8)
+        })
+        .collect()
 }
 
 impl ImageBatch {
@@ -320,6 +374,22 @@ mod tests {
             (second.pixels.as_slice(), second.sources.as_slice()),
             (&[255, 204, 0, 0][..], &[11][..])
         );
+    }
+
+    #[test]
+    fn resizing_keeps_what_is_flat_and_weighs_by_distance() {
+        assert_eq!(resize(&[7; 35], [5, 7], 3), [7; 9]);
+        assert_eq!(resize(&[1, 2, 3, 4], [2, 2], 2), [1, 2, 3, 4]);
+        // Twice the size: a quarter of the way to the neighbour.
+        assert_eq!(resize(&[0, 100], [1, 2], 4)[..4], [0, 25, 75, 100]);
+        // Half the size: places ½ and 1½ away weigh ¾ and ¼; at the edge the rest of 7/4 is shared.
+        let want = (0.75 * 10.0 + 0.75 * 20.0 + 0.25 * 60.0) / 1.75;
+        assert_eq!(
+            resize(&[10, 20, 60, 80], [1, 4], 2)[0],
+            f32::round(want) as u8
+        );
+        let set = grey().resized(1);
+        assert_eq!((set.side, set.pixels), (1, vec![77, 115]));
     }
 
     #[test]

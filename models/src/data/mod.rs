@@ -43,6 +43,7 @@ pub mod kjv;
 pub mod masking;
 pub mod mnist;
 pub mod order;
+pub mod pictures;
 pub mod sentiment;
 pub mod split;
 pub mod tasks;

@@ -85,8 +85,12 @@ impl Tokenizer {
             reason,
             wanted: "a tokenizer.json of the Hugging Face format".into(),
         };
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| unreadable(e.to_string()))?;
+        // The crate panics at some files that are no JSON and at some that are no tokeniser's.
+        serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
+            .map_err(|e| unreadable(e.to_string()))?;
+        let mut inner = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes))
+            .map_err(|_| unreadable("it is no tokeniser's".into()))?
+            .map_err(|e| unreadable(e.to_string()))?;
         let padding = inner.get_padding().map(|p| p.pad_id);
         // `[MASK]` in a text is six ordinary characters; padding and length are the batcher's business.
         inner.set_encode_special_tokens(true);

@@ -1,5 +1,5 @@
-//! A user's own data: JSONL or TSV with the columns `text`, `label` and, for pairs, `text_pair`; plain text
-//! for language models.
+//! A user's own data: JSONL or TSV with the columns `text`, `label` and, for pairs, `text_pair`; the same with the columns
+//! `prompt` and `completion` for decoders; plain text for language models.
 //!
 //! JSONL (`.jsonl`, `.json`): an object a line, `{"text": "…", "text_pair": "…", "label": 1}`; a label is a string,
 //! an integer or, for ratings, a number. TSV (`.tsv`, `.txt`): the first line names the columns in any order, fields
@@ -27,7 +27,28 @@ pub enum Labels {
     },
 }
 
-const COLUMNS: &str = "the columns `text`, `label` and, for pairs, `text_pair`";
+/// What a record's columns are called.
+struct Columns {
+    text: &'static str,
+    label: &'static str,
+    pair: Option<&'static str>,
+    /// All of them, in words.
+    all: &'static str,
+}
+
+const LABELLED: Columns = Columns {
+    text: "text",
+    label: "label",
+    pair: Some("text_pair"),
+    all: "the columns `text`, `label` and, for pairs, `text_pair`",
+};
+
+const COMPLETED: Columns = Columns {
+    text: "prompt",
+    label: "completion",
+    pair: None,
+    all: "the columns `prompt` and `completion`",
+};
 
 struct Record {
     line: usize,
@@ -59,24 +80,9 @@ fn stem(path: &Path) -> String {
 /// Reads a file's examples in their order.
 pub fn read_examples(path: &Path, labels: &Labels) -> Result<(Vec<Example>, Objective)> {
     let file = path.display().to_string();
-    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
-    let lines = read_lines(path, &format!("{COLUMNS} as JSONL or TSV"))?;
-    let records = match extension.as_deref() {
-        Some("jsonl" | "json") => jsonl(&file, &lines)?,
-        Some("tsv" | "txt") => tsv(&file, &lines)?,
-        _ => {
-            return Err(DataError::Read {
-                file,
-                reason: "its name ends in neither .jsonl nor .tsv".into(),
-                wanted: format!("{COLUMNS} as JSONL or TSV"),
-            });
-        }
-    };
-    if records.is_empty() {
-        return Err(DataError::Empty {
-            file,
-            wanted: format!("at least one record with {COLUMNS}"),
-        });
+    let mut records = records(path, &LABELLED)?;
+    for record in &mut records {
+        record.label = record.label.trim().into();
     }
     let objective = objective(&records, labels);
     let examples = records
@@ -91,6 +97,42 @@ pub fn read_examples(path: &Path, labels: &Labels) -> Result<(Vec<Example>, Obje
         })
         .collect::<Result<_>>()?;
     Ok((examples, objective))
+}
+
+/// Reads prompts and what should follow them, character by character, split by the identity of the prompt.
+pub fn read_pairs(path: &Path, fractions: &Fractions) -> Result<Splits<Vec<(String, String)>>> {
+    let pairs = records(path, &COMPLETED)?
+        .into_iter()
+        .map(|r| (r.text, r.label));
+    Ok(Splits::of(pairs, |(prompt, _)| {
+        fractions.assign(&stem(path), &text_identity(prompt))
+    }))
+}
+
+/// The records of a file, at least one.
+fn records(path: &Path, columns: &Columns) -> Result<Vec<Record>> {
+    let file = path.display().to_string();
+    let wanted = format!("{} as JSONL or TSV", columns.all);
+    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+    let lines = read_lines(path, &wanted)?;
+    let records = match extension.as_deref() {
+        Some("jsonl" | "json") => jsonl(&file, &lines, columns)?,
+        Some("tsv" | "txt") => tsv(&file, &lines, columns)?,
+        _ => {
+            return Err(DataError::Read {
+                file,
+                reason: "its name ends in neither .jsonl nor .tsv".into(),
+                wanted,
+            });
+        }
+    };
+    if records.is_empty() {
+        return Err(DataError::Empty {
+            file,
+            wanted: format!("at least one record with {}", columns.all),
+        });
+    }
+    Ok(records)
 }
 
 /// Reads plain text for a language model: paragraphs, separated by empty lines, are the documents and the items.
@@ -132,7 +174,12 @@ fn read_lines(path: &Path, wanted: &str) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-fn missing(file: &str, line: usize, column: &str, found: Vec<String>) -> DataError {
+fn missing(
+    file: &str,
+    line: usize,
+    (columns, column): (&Columns, &str),
+    found: Vec<String>,
+) -> DataError {
     DataError::MissingColumn {
         file: file.into(),
         line,
@@ -142,11 +189,11 @@ fn missing(file: &str, line: usize, column: &str, found: Vec<String>) -> DataErr
         } else {
             found.join(", ")
         },
-        wanted: COLUMNS.into(),
+        wanted: columns.all.into(),
     }
 }
 
-fn jsonl(file: &str, lines: &[String]) -> Result<Vec<Record>> {
+fn jsonl(file: &str, lines: &[String], columns: &Columns) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     for (i, text) in lines
         .iter()
@@ -164,11 +211,8 @@ fn jsonl(file: &str, lines: &[String]) -> Result<Vec<Record>> {
         let object = match serde_json::from_str(text) {
             Ok(Value::Object(object)) => object,
             Ok(_) => {
-                return Err(field(
-                    "record",
-                    "is not an object".into(),
-                    "{\"text\": …, \"label\": …}",
-                ));
+                let wanted = format!("{{\"{}\": …, \"{}\": …}}", columns.text, columns.label);
+                return Err(field("record", "is not an object".into(), &wanted));
             }
             Err(e) => {
                 return Err(field(
@@ -183,25 +227,35 @@ fn jsonl(file: &str, lines: &[String]) -> Result<Vec<Record>> {
             Some(Value::String(s)) => Ok(Some(s.clone())),
             Some(other) => Err(field(&format!("`{column}`"), other.to_string(), "a string")),
         };
-        let missing = |column| missing(file, line, column, object.keys().cloned().collect());
-        let label = match object.get("label") {
+        let missing = |column| {
+            missing(
+                file,
+                line,
+                (columns, column),
+                object.keys().cloned().collect(),
+            )
+        };
+        let label = match object.get(columns.label) {
             Some(Value::String(s)) => s.clone(),
             Some(Value::Number(n)) => n.to_string(),
             Some(Value::Bool(b)) => u8::from(*b).to_string(),
-            None | Some(Value::Null) => return Err(missing("label")),
-            Some(other) => return Err(field("`label`", other.to_string(), "a string or a number")),
+            None | Some(Value::Null) => return Err(missing(columns.label)),
+            Some(other) => {
+                let what = format!("`{}`", columns.label);
+                return Err(field(&what, other.to_string(), "a string or a number"));
+            }
         };
         records.push(Record {
             line,
-            text: string("text")?.ok_or_else(|| missing("text"))?,
-            pair: string("text_pair")?,
+            text: string(columns.text)?.ok_or_else(|| missing(columns.text))?,
+            pair: columns.pair.map_or(Ok(None), string)?,
             label,
         });
     }
     Ok(records)
 }
 
-fn tsv(file: &str, lines: &[String]) -> Result<Vec<Record>> {
+fn tsv(file: &str, lines: &[String], columns: &Columns) -> Result<Vec<Record>> {
     let mut filled = lines
         .iter()
         .enumerate()
@@ -213,10 +267,10 @@ fn tsv(file: &str, lines: &[String]) -> Result<Vec<Record>> {
     let place = |column: &str| {
         let found = || names.iter().map(|n| format!("`{n}`")).collect();
         let place = names.iter().position(|n| *n == column);
-        place.ok_or_else(|| missing(file, at + 1, column, found()))
+        place.ok_or_else(|| missing(file, at + 1, (columns, column), found()))
     };
-    let (text, label) = (place("text")?, place("label")?);
-    let pair = place("text_pair").ok();
+    let (text, label) = (place(columns.text)?, place(columns.label)?);
+    let pair = columns.pair.and_then(|pair| place(pair).ok());
     let mut records = Vec::new();
     for (i, row) in filled {
         let fields: Vec<&str> = row.split('\t').collect();
@@ -233,7 +287,7 @@ fn tsv(file: &str, lines: &[String]) -> Result<Vec<Record>> {
             line: i + 1,
             text: fields[text].into(),
             pair: pair.map(|p| fields[p].into()),
-            label: fields[label].trim().into(),
+            label: fields[label].into(),
         });
     }
     Ok(records)
@@ -355,7 +409,7 @@ mod tests {
             low: -4.0,
             high: 4.0,
         };
-        let columns = COLUMNS;
+        let columns = LABELLED.all;
         for (name, bytes, labels, wanted) in [
             ("e.tsv", &b""[..], &two, format!("e.tsv: holds no record; wanted at least one record with {columns}")),
             ("e.jsonl", b"\n\n", &two, format!("e.jsonl: holds no record; wanted at least one record with {columns}")),
@@ -382,6 +436,24 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(none.starts_with("none.tsv: cannot be read: "), "{none}");
+    }
+
+    #[test]
+    fn completions_are_read_to_the_last_space() {
+        let all = Fractions::new(0.0, 0.0).unwrap();
+        let jsonl = b"{\"prompt\": \"2 + 2 =\", \"completion\": \" 4 \"}\n{\"prompt\": \"x\", \"completion\": 7}";
+        let (_dir, path) = write("p.jsonl", jsonl);
+        let pair = |a: &str, b: &str| (a.to_string(), b.to_string());
+        let pairs = read_pairs(&path, &all).unwrap().train;
+        assert_eq!(pairs, [pair("2 + 2 =", " 4 "), pair("x", "7")]);
+        let (_dir, path) = write("p.tsv", b"completion\tprompt\n 4\t2 + 2 =\n");
+        assert_eq!(
+            read_pairs(&path, &all).unwrap().train,
+            [pair("2 + 2 =", " 4")]
+        );
+        let (_dir, path) = write("p.tsv", b"text\tlabel\na\t1\n");
+        let message = read_pairs(&path, &all).unwrap_err().to_string();
+        assert!(message.contains("no column `prompt`"), "{message}");
     }
 
     #[test]
