@@ -46,6 +46,7 @@ const PAPER: Paper = Paper {
         full: 5,
     },
     scale: "The paper tunes ViT-B/16 and larger on FGVC and VTAB-1k; here a vision transformer of three blocks of width 96 learns 1,533 emoji, and is tuned with 144 or 160 pictures. The paper's strongest baseline, SPT's located sparse masks, is not among the arms.",
+    own_scale: "The paper's is google/vit-base-patch16-224-in21k (and larger) on FGVC and VTAB-1k, each as a folder with a folder of PNGs per class.",
     source: include_str!("snell.rs"),
     ..Paper::BLANK
 };
@@ -71,10 +72,11 @@ fn arms() -> Vec<Box<dyn Method>> {
 }
 
 fn experiment(run: &mut Run) -> Result<Verdict> {
-    let recipe = Recipe::new(run.pick(4, 60, 100), run.pick(8, 32, 32), 0.0);
+    let steps = run.options().steps.unwrap_or(run.pick(4, 60, 100));
+    let recipe = Recipe::new(steps, run.pick(8, 32, 32), 0.0);
     let most = run.pick(32, 500, 500);
     let base = pictures::base(run)?;
-    let tasks = pictures::domains(&base, 16, most)?;
+    let (tasks, key) = pictures::tasks(run, &base, &[16], most)?;
     let methods = arms();
     let comparison = Comparison {
         methods: &methods,
@@ -83,7 +85,7 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
         recorded_rates: run.scale() == Scale::Default,
         most,
     };
-    comparison.fill(run, &base.id, &tasks)?;
+    comparison.fill(run, &key, &tasks)?;
 
     let scores = run.scores(Metric::accuracy());
     let verdict = Verdict::all([

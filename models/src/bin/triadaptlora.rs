@@ -56,6 +56,7 @@ const PAPER: Paper = Paper {
         "The implementation that was read starts at a stationary point, where no adapter would ever train; here A and B start random and C at 0.",
         "At rank 8 a core adds two packed parts, some 5 % of LoRA's numbers; growth in blocks of 4 may end above the target.",
     ],
+    own_scale: "The paper's is an encoder like roberta-base or microsoft/deberta-v3-base on GLUE, its tasks as TSV of text, text_pair and label. Without --data, a checkpoint is tuned to the sentiment of film reviews.",
     source: include_str!("triadaptlora.rs"),
     ..Paper::BLANK
 };
@@ -83,9 +84,14 @@ fn arms() -> Vec<Box<dyn Method>> {
 
 fn experiment(run: &mut Run) -> Result<Verdict> {
     let most = run.pick(64, 1000, 2000);
+    let own = english::Own::of(run)?;
     let base = english::base(run)?;
-    let recipe = Recipe::new(run.pick(8, 150, 300), run.pick(16, 32, 32), 0.0);
-    let tasks = english::tasks(&base, most)?;
+    let steps = run.options().steps.unwrap_or(run.pick(8, 150, 300));
+    let recipe = Recipe::new(steps, run.pick(16, 32, 32), 0.0);
+    let (tasks, key) = match &own {
+        Some(own) => (own.tasks(&base, most)?, own.key(&base)),
+        None => (english::tasks(&base, most)?, base.id.clone()),
+    };
     let mut methods = arms();
     if run.scale() == Scale::Default {
         methods.truncate(4); // The ablations are --full's.
@@ -98,10 +104,10 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
             vec![2.5e-3, 1e-2],
             vec![1e-3, 2.5e-3, 6.3e-3, 1.6e-2],
         ),
-        recorded_rates: run.scale() == Scale::Default,
+        recorded_rates: run.scale() == Scale::Default && own.is_none(),
         most,
     };
-    comparison.fill(run, &base.id, &tasks)?;
+    comparison.fill(run, &key, &tasks)?;
 
     let scores = run.scores(Metric::accuracy());
     let mut claims = vec![

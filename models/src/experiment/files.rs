@@ -18,6 +18,13 @@ pub fn create_folder(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(|e| Error::io("create the folder", path, e))
 }
 
+/// The SHA-256 of a file, which tells whether a user's data are the same as before.
+pub fn digest(path: &Path) -> Result<String> {
+    fs::read(path)
+        .map(|bytes| sha256(&bytes))
+        .map_err(|e| Error::io("read", path, e))
+}
+
 /// Writes a file whole or not at all.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path

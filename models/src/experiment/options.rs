@@ -121,12 +121,17 @@ pub struct Options {
     pub checkpoint: Option<PathBuf>,
 
     /// A tokenizer in place of the checkpoint's own
-    #[arg(long, value_name = "FILE.json")]
+    #[arg(long, value_name = "FILE.json", requires = "checkpoint")]
     pub tokenizer: Option<PathBuf>,
 
-    /// Use this data instead of the embedded sets
-    #[arg(long, value_name = "FILE")]
+    /// Use this data instead of the embedded sets: TSV or JSONL with the columns text, label (and text_pair), or prompt and
+    /// completion for decoders; for pictures, a folder with a folder of PNGs per class
+    #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
+
+    /// Fine-tune for so many steps instead of the scale's own number
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: Option<u64>,
 
     /// Compute every stage again instead of taking finished ones from the cache
     #[arg(long)]
@@ -147,7 +152,7 @@ impl Options {
             .name(paper.slug)
             .bin_name(paper.slug)
             .about(about(paper))
-            .after_help(examples(paper.slug));
+            .after_help(examples(paper));
         Self::from_arg_matches(&command.try_get_matches_from(args)?)
     }
 
@@ -172,7 +177,8 @@ fn about(paper: &Paper) -> StyledStr {
     format!("{} ({})\n\n{}", paper.title, paper.year, paper.claim).into()
 }
 
-fn examples(slug: &str) -> StyledStr {
+fn examples(paper: &Paper) -> StyledStr {
+    let slug = paper.slug;
     let rows = [
         ("", "minutes on the CPU, embedded data"),
         (" --quick", "seconds, to see that it works"),
@@ -190,12 +196,15 @@ fn examples(slug: &str) -> StyledStr {
         ),
         (
             " --checkpoint DIR --data train.tsv",
-            "the paper's own scale",
+            "another model and data: the paper's own scale",
         ),
     ];
     let mut text = String::from("Examples:\n");
     for (arguments, what) in rows {
         text += &format!("  {slug}{arguments}\n      {what}\n");
+    }
+    if !paper.own_scale.is_empty() {
+        text += &format!("\nWith weights of one's own:\n  {}\n", paper.own_scale);
     }
     text.trim_end().to_owned().into()
 }
@@ -244,6 +253,8 @@ mod tests {
             ),
             ("--isa avx3", "'avx2'"),
             ("stray", "unexpected argument 'stray'"),
+            ("--tokenizer x.json", "--checkpoint <DIR>"),
+            ("--steps 0", "0 is not in 1.."),
             ("--out", "a value is required"),
         ];
         for (args, part) in cases {
@@ -268,6 +279,7 @@ mod tests {
             "--checkpoint",
             "--tokenizer",
             "--data",
+            "--steps",
             "--fresh",
             "adalora --full --threads 2",
             "AdaLoRA (2023)",

@@ -27,6 +27,9 @@ pub struct Paper {
     pub figures: &'static [Figure],
     /// What differs in scale between the paper's experiment and this one.
     pub scale: &'static str,
+    /// A sentence for whoever has the weights: the checkpoint and data of the paper's own scale, or the nearest that
+    /// `--checkpoint` and `--data` load. Empty where none does.
+    pub own_scale: &'static str,
     /// Anything else that a reader should know.
     pub notes: &'static [&'static str],
     /// The binary's own text, `include_str!("<slug>.rs")`: stages that another text of it has cached are not taken.
@@ -53,6 +56,7 @@ impl Paper {
         },
         figures: &[],
         scale: "",
+        own_scale: "",
         notes: &[],
         source: "",
         record: None,

@@ -189,6 +189,28 @@ impl Run {
         self.options.scale()
     }
 
+    /// Refuses a checkpoint and data of the user's, for an experiment that makes its own.
+    ///
+    /// # Errors
+    /// The options name one.
+    pub fn makes_its_own(&self) -> Result<()> {
+        let given = [
+            ("checkpoint", &self.options.checkpoint),
+            ("data", &self.options.data),
+        ];
+        match given
+            .into_iter()
+            .find_map(|(option, path)| Some((option, path.as_ref()?)))
+        {
+            None => Ok(()),
+            Some((option, path)) => Err(Error::Option {
+                option,
+                value: path.display().to_string(),
+                why: "this experiment pre-trains its own models on the embedded data".into(),
+            }),
+        }
+    }
+
     /// The value for this run's scale.
     pub fn pick<T>(&self, quick: T, default: T, full: T) -> T {
         Scales {

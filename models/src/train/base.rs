@@ -12,7 +12,7 @@ use crate::data::corpus::Stream;
 use crate::data::tokenizer::Tokenizer;
 use crate::encoder::{EncoderConfig, TextEncoder};
 use crate::experiment::hash::sha256;
-use crate::experiment::{Error, Result, Run};
+use crate::experiment::{Error, Result, Run, files};
 use crate::hub::{Architecture, Folder};
 
 /// A pre-trained encoder and what reads and writes its text.
@@ -124,8 +124,7 @@ pub(super) fn reader(
             tokenizer.vocabulary(),
         )));
     }
-    let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
-    Ok((tokenizer, sha256(&bytes)))
+    Ok((tokenizer, files::digest(&path)?))
 }
 
 /// Rescales the first draw of a new model to its width, and lets positions start as sinusoids (Vaswani et al. 2017) of

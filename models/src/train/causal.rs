@@ -1,5 +1,8 @@
 //! Decoders: pre-training on text, and fine-tuning to complete prompts.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use deltaw_engine::checkpoint;
 use deltaw_engine::prelude::*;
 
@@ -11,12 +14,16 @@ use crate::data::order::Order;
 use crate::data::split::Splits;
 use crate::data::tokenizer::Tokenizer;
 use crate::decoder::{Decoder, DecoderConfig, Generation};
+use crate::experiment::hash::sha256;
 use crate::experiment::{Cell, Error, Metric, Result, Run, Stage};
+use crate::hub::Folder;
 
 /// The file that pre-training leaves beside its stage.
 const WEIGHTS: &str = "base.safetensors";
 /// Rows scored at a time.
 const ROWS: usize = 128;
+/// The most tokens of a prompt and its completion from a user's data.
+pub const LONGEST: usize = 512;
 
 /// A pre-trained decoder and what reads and writes its text.
 pub struct Pretrained {
@@ -25,8 +32,10 @@ pub struct Pretrained {
     /// Text to ids.
     pub tokenizer: Tokenizer,
     /// All parameters.
-    pub weights: Weights,
-    /// The stage that made it.
+    pub weights: Arc<dyn Source>,
+    /// The most tokens that it reads at a time.
+    pub longest: usize,
+    /// What it was made of: the stage's id, or the digest of its files.
     pub id: String,
     /// Where models of it compute.
     pub device: Device,
@@ -64,8 +73,33 @@ impl Pretrained {
             Ok(curve)
         })?;
         Ok(Pretrained {
-            weights: checkpoint::load(&stage.artefact(WEIGHTS))?,
+            weights: Arc::new(checkpoint::load(&stage.artefact(WEIGHTS))?),
+            longest: config.longest(),
             id: stage.id().to_owned(),
+            config,
+            tokenizer,
+            device,
+        })
+    }
+
+    /// A decoder from a checkpoint's folder, with its own tokeniser or another, that reads at most [`LONGEST`] tokens. Every model
+    /// of it reads its own values from the files, so that none are held twice.
+    ///
+    /// # Errors
+    /// As [`Folder::open`] and [`Folder::decoder`]; a tokeniser of another vocabulary.
+    pub fn from_folder(path: &Path, tokenizer: Option<&Path>, run: &Run) -> Result<Self> {
+        let folder = Folder::open(path)?;
+        let device = run.device();
+        // Better to learn now than in the first run that a tensor is missing.
+        let config = folder
+            .decoder(&folder.store(&device, 0, &[]))?
+            .config()
+            .clone();
+        let (tokenizer, seal) = base::reader(&folder, tokenizer, config.vocab_size)?;
+        Ok(Pretrained {
+            weights: folder.source(),
+            longest: config.longest().min(LONGEST),
+            id: sha256([folder.digest(), seal].concat().as_bytes())[..32].to_owned(),
             config,
             tokenizer,
             device,
@@ -153,7 +187,7 @@ impl<'a> Completion<'a> {
         most: usize,
     ) -> Result<Self> {
         // A row of n tokens is read without its last.
-        let longest = base.config.max_position_embeddings + 1;
+        let longest = base.longest + 1;
         if pairs.sizes().contains(&0) {
             return Err(Error::Invalid(format!(
                 "{name}: {:?} items in the three splits; each needs one",
@@ -186,9 +220,9 @@ impl Task for Completion<'_> {
     }
 
     fn model(&self, seed: u64) -> Result<Box<dyn Scored + '_>> {
-        let store = Store::new(&self.base.device, seed);
+        let weights = self.base.weights.clone();
+        let store = Store::from_source(&self.base.device, seed, weights, &[]);
         let decoder = Decoder::new(&store.root(), &self.base.config)?;
-        store.load(&self.base.weights, |_| true)?;
         let text = Text::Rows(&self.sets.train);
         Ok(Box::new(Writer {
             model: CausalLm {

@@ -114,6 +114,7 @@ impl One<'_> {
     fn run(&self, task: &dyn Task, parts: &[Part], stage: &mut Stage<'_>) -> Result<Vec<Cell>> {
         let model = task.model_of(&self.method.name(), self.seed)?;
         let learner = model.learner();
+        learner.store().settle();
         let mut attached = self.method.attach(learner.store(), task.heads())?;
         let curve = fit(stage, learner, Some(&mut *attached), self.recipe, self.seed)?;
         let parameters = attached.parameters()?;

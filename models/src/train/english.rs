@@ -10,10 +10,13 @@ use super::{Base, Recipe, Task};
 use crate::data::corpus;
 use crate::data::sentiment::Domain;
 use crate::data::split::{Fractions, Splits};
+use crate::data::tasks::reviews;
 use crate::data::tasks::spelling::spelling;
+use crate::data::text::TextTask;
 use crate::data::tokenizer::Tokenizer;
+use crate::data::user::{self, Labels};
 use crate::encoder::EncoderConfig;
-use crate::experiment::{Error, Result, Run};
+use crate::experiment::{Result, Run, files};
 
 /// Bytes per passage, `[CLS]` and `[SEP]` included.
 const COLUMNS: usize = 32;
@@ -34,19 +37,65 @@ pub const TASKS: [(&str, &str); 4] = [
     ("letters, tweets", "the same models on tweets"),
 ];
 
+/// What is fine-tuned on in place of the embedded tasks.
+pub struct Own {
+    /// Tests by name, in domain first; the first is trained on.
+    tests: Vec<(String, TextTask)>,
+    /// The data's digest.
+    id: String,
+}
+
+impl Own {
+    /// `--data`; with `--checkpoint` alone, the sentiment of film reviews, tested on reviews and, shifted, on tweets; None with
+    /// neither.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn of(run: &Run) -> Result<Option<Self>> {
+        let (options, fractions) = (run.options(), Fractions::default());
+        if let Some(path) = &options.data {
+            let task = user::read(path, &Labels::Found, &fractions)?;
+            return Ok(Some(Own {
+                tests: vec![(task.name.clone(), task)],
+                id: files::digest(path)?,
+            }));
+        }
+        if options.checkpoint.is_none() {
+            return Ok(None);
+        }
+        let of = |domain| reviews::polarity(&[domain], reviews::NEUTRAL_BAND, &fractions);
+        Ok(Some(Own {
+            tests: vec![
+                ("sentiment".into(), of(Domain::Movie)?),
+                ("sentiment, tweets".into(), of(Domain::Tweet)?),
+            ],
+            id: "embedded".into(),
+        }))
+    }
+
+    /// As a task of a base.
+    ///
+    /// # Errors
+    /// As [`Classification::new`].
+    pub fn tasks<'a>(&self, base: &'a Base, most: usize) -> Result<Vec<Box<dyn Task + 'a>>> {
+        let tests: Vec<(&str, &TextTask)> = self.tests.iter().map(|(n, t)| (&**n, t)).collect();
+        Ok(vec![Box::new(Classification::new(base, &tests, most, 1)?)])
+    }
+
+    /// What runs on it with a base depend on.
+    pub fn key(&self, base: &Base) -> String {
+        format!("{} on {}", base.id, self.id)
+    }
+}
+
 /// The encoder, pre-trained on the Bible as a stage of the run; or, where the options name one, the user's checkpoint.
 ///
 /// # Errors
-/// `--checkpoint` without `--data`, `--tokenizer` without `--checkpoint`; as [`Base::pretrained`] and [`Base::from_folder`].
+/// As [`Base::pretrained`] and [`Base::from_folder`].
 pub fn base(run: &mut Run) -> Result<Base> {
     let options = run.options().clone();
-    let tokenizer = options.tokenizer.as_deref();
-    match (&options.checkpoint, &options.data) {
-        (Some(folder), Some(_)) => return Base::from_folder(folder, tokenizer, run),
-        (None, _) if tokenizer.is_none() => {}
-        _ => return Err(Error::Invalid(
-            "--checkpoint needs --data, what to fine-tune it on, and --tokenizer needs --checkpoint, whose own it replaces".into(),
-        )),
+    if let Some(folder) = &options.checkpoint {
+        return Base::from_folder(folder, options.tokenizer.as_deref(), run);
     }
     let tokenizer = Tokenizer::bytes()?;
     let config = EncoderConfig {

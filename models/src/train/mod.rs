@@ -109,10 +109,7 @@ pub fn fit(
     seed: u64,
 ) -> Result<Curve> {
     let params = learner.store().trained();
-    // A step is mostly smaller than what 16 bits tell apart.
-    for param in &params {
-        param.convert(DType::F32)?;
-    }
+    widen(&params)?;
     let (mut optimiser, mut order) = (
         AdamW::new(recipe.weight_decay),
         learner.order(seed, recipe.batch)?,
@@ -181,6 +178,17 @@ pub fn fit(
         average.install(&params)?;
     }
     Ok(curve)
+}
+
+/// Holds what is trained in f32, whatever type a checkpoint had it in: a step is mostly smaller than what 16 bits tell apart.
+///
+/// # Errors
+/// None but those of the device.
+pub fn widen(params: &[Param]) -> Result<()> {
+    for param in params {
+        param.convert(DType::F32)?;
+    }
+    Ok(())
 }
 
 /// The step is repeated with every op checked, to name the first that made a NaN or an infinity.

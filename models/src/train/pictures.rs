@@ -1,17 +1,23 @@
 //! Vision transformers: pre-training on one kind of pictures, and fine-tuning on others.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use deltaw_engine::checkpoint;
 use deltaw_engine::prelude::*;
 
 use super::comparison::{Part, Scored, Sets, Task};
 use super::{Learner, Recipe, fit};
+use crate::data;
 use crate::data::draw::few_shot;
-use crate::data::emoji::Style;
+use crate::data::emoji::{SIDE, Style};
 use crate::data::images::{ImageSet, ImageTask, Normalisation};
 use crate::data::order::Order;
 use crate::data::split::Fractions;
 use crate::data::tasks::pictures::{Level, emoji, mnist};
+use crate::experiment::hash::Sha256;
 use crate::experiment::{Cell, Error, Result, Run, Stage};
+use crate::hub::{Config, Folder};
 use crate::vit::{ImageHead, Vit, VitConfig};
 
 /// What every method trains besides its own parameters.
@@ -25,9 +31,11 @@ const ROWS: usize = 128;
 pub struct Seer {
     /// Sizes.
     pub config: VitConfig,
-    /// All parameters, the head's included.
-    pub weights: Weights,
-    /// The stage that made it.
+    /// All parameters, the head's included where it has one.
+    pub weights: Arc<dyn Source>,
+    /// How pictures are normalised for it.
+    pub normalisation: Normalisation,
+    /// What it was made of: the stage's id, or the digest of its files.
     pub id: String,
     /// Where models of it compute.
     pub device: Device,
@@ -41,19 +49,77 @@ impl Seer {
     pub fn on(run: &mut Run, config: VitConfig, recipe: &Recipe, task: &ImageTask) -> Result<Self> {
         let device = run.device();
         let stage = run.stage("pre-train", &(&config, recipe, &task.name), |stage| {
-            let model =
-                Classifier::new(&config, &task.splits.train, task.classes.len(), 0, &device)?;
+            let classes = task.classes.len();
+            let store = Store::new(&device, 0);
+            let model = Classifier::new(
+                store,
+                &config,
+                &task.splits.train,
+                classes,
+                Normalisation::EMOJI,
+            )?;
             let curve = fit(stage, &model, None, recipe, 0)?;
             stage.save_artefact(WEIGHTS, &checkpoint::to_bytes(&model.store.weights())?)?;
             Ok(curve)
         })?;
         Ok(Seer {
-            weights: checkpoint::load(&stage.artefact(WEIGHTS))?,
+            weights: Arc::new(checkpoint::load(&stage.artefact(WEIGHTS))?),
+            normalisation: Normalisation::EMOJI,
             id: stage.id().to_owned(),
             config,
             device,
         })
     }
+
+    /// A model from a checkpoint's folder; `preprocessor_config.json` says how pictures are normalised, and without it their pixels
+    /// are in [−1, 1], as of ViT's first checkpoints.
+    ///
+    /// # Errors
+    /// As [`Folder::open`] and [`Folder::vit`]; a model of other than RGB pictures.
+    pub fn from_folder(path: &Path, run: &Run) -> Result<Self> {
+        let folder = Folder::open(path)?;
+        let device = run.device();
+        let config = folder.vit(&folder.store(&device, 0, &[]))?.config().clone();
+        if config.num_channels != 3 {
+            let detail = format!("is {}; wanted 3", config.num_channels);
+            return Err(folder.config().refuse("num_channels", detail).into());
+        }
+        Ok(Seer {
+            weights: folder.source(),
+            normalisation: normalisation(&path.join("preprocessor_config.json"))?,
+            id: folder.digest()[..32].to_owned(),
+            config,
+            device,
+        })
+    }
+}
+
+/// `image_mean` and `image_std`.
+fn normalisation(path: &Path) -> Result<Normalisation> {
+    if !path.is_file() {
+        return Ok(Normalisation::SIGNED);
+    }
+    let config = Config::read(path)?;
+    let three = |name: &str, or: [f32; 3]| -> Result<[f32; 3]> {
+        let Some(value) = config.get(name) else {
+            return Ok(or);
+        };
+        let numbers: Option<[f32; 3]> = serde_json::from_value(value.clone()).ok();
+        let usable = numbers.filter(|n| {
+            n.iter()
+                .all(|x| x.is_finite() && (name == "image_mean" || *x > 0.0))
+        });
+        usable.ok_or_else(|| {
+            config
+                .refuse(name, format!("is {value}; wanted three numbers"))
+                .into()
+        })
+    };
+    let Normalisation { mean, std } = Normalisation::SIGNED;
+    Ok(Normalisation {
+        mean: three("image_mean", mean)?,
+        std: three("image_std", std)?,
+    })
 }
 
 /// What a model sees in pictures.
@@ -72,13 +138,14 @@ impl Seer {
     /// # Errors
     /// Pictures of another size than the model's.
     pub fn look(&self, pixels: &Tensor) -> Result<Seen> {
-        let (store, channels) = (Store::new(&self.device, 0), self.config.num_channels);
-        let classes = self.weights.get("classifier.bias").map_or(0, Tensor::len);
+        let channels = self.config.num_channels;
+        let store = Store::from_source(&self.device, 0, self.weights.clone(), &[]);
+        let head = self.weights.describe("classifier.bias");
+        let classes = head.map_or(0, |(_, shape)| shape.iter().product());
         let vit = Vit::new(&store.at("vit"), &self.config)?;
         let head = ImageHead::new(&store.root(), &self.config, classes)?;
-        store.load(&self.weights, |_| true)?;
         // (x/2 + 1/2 − mean)/std.
-        let Normalisation { mean, std } = Normalisation::EMOJI;
+        let Normalisation { mean, std } = self.normalisation;
         let along = |f: &dyn Fn(usize) -> f32| {
             let values: Vec<f32> = (0..channels).map(f).collect();
             Tensor::from_slice(&values, &[1, channels, 1, 1], &self.device)
@@ -99,11 +166,15 @@ impl Seer {
     }
 }
 
-/// The vision transformer that papers share, three blocks of width 96, taught the groups of Noto's emoji.
+/// The vision transformer that papers share, three blocks of width 96, taught the groups of Noto's emoji; or, where the options name
+/// one, the user's checkpoint.
 ///
 /// # Errors
-/// As [`Seer::on`].
+/// As [`Seer::on`] and [`Seer::from_folder`].
 pub fn base(run: &mut Run) -> Result<Seer> {
+    if let Some(folder) = run.options().checkpoint.clone() {
+        return Seer::from_folder(&folder, run);
+    }
     let recipe = Recipe::new(run.pick(10, 800, 800), 64, 2e-3);
     run.config("pre-training steps", recipe.steps)?;
     let noto = emoji(Style::Noto, Level::Group, &Fractions::default())?;
@@ -116,28 +187,29 @@ struct Classifier<'a> {
     vit: Vit,
     head: ImageHead,
     pictures: &'a ImageSet,
+    normalisation: Normalisation,
 }
 
 impl<'a> Classifier<'a> {
     fn new(
+        store: Store,
         config: &VitConfig,
         pictures: &'a ImageSet,
         classes: usize,
-        seed: u64,
-        device: &Device,
+        normalisation: Normalisation,
     ) -> Result<Self> {
-        let store = Store::new(device, seed);
         Ok(Classifier {
             vit: Vit::new(&store.at("vit"), config)?,
             head: ImageHead::new(&store.root(), config, classes)?,
             store,
             pictures,
+            normalisation,
         })
     }
 
     /// Logits `[B, classes]` and the classes. All are normalised as the pictures of the base.
     fn logits(&self, ctx: &Context, set: &ImageSet, items: &[u32]) -> Result<(Tensor, Vec<u32>)> {
-        let batch = set.batch(items, &Normalisation::EMOJI)?;
+        let batch = set.batch(items, &self.normalisation)?;
         let pixels = Tensor::from_slice(&batch.pixels, &batch.shape, self.store.device())?;
         let hidden = self.vit.forward(ctx, &pixels)?;
         Ok((self.head.forward(ctx, &hidden)?, batch.labels))
@@ -173,10 +245,10 @@ pub struct Pictures<'a> {
 
 impl<'a> Pictures<'a> {
     /// The task under a name, with at most `shots` pictures of each class to train on, and at most `most` to be scored of
-    /// validation and test. Pictures are made RGB.
+    /// validation and test. Pictures are made RGB and brought to the model's size.
     ///
     /// # Errors
-    /// An empty split, pictures of another size than the model's.
+    /// An empty split.
     pub fn new(
         base: &'a Seer,
         name: &str,
@@ -184,31 +256,66 @@ impl<'a> Pictures<'a> {
         shots: usize,
         most: usize,
     ) -> Result<Self> {
-        let (splits, side) = (task.splits.map(ImageSet::rgb), base.config.image_size);
-        if splits.train.side != side || splits.test.is_empty() || splits.validation.is_empty() {
+        let side = base.config.image_size;
+        let splits = task.splits;
+        if splits.train.is_empty() || splits.test.is_empty() || splits.validation.is_empty() {
             return Err(Error::Invalid(format!(
-                "{name}: pictures of {} pixels, {} to validate and {} to test; wanted {side} pixels and some of both",
-                splits.train.side,
+                "{name}: {} pictures to learn from, {} to validate and {} to test; wanted some of each",
+                splits.train.len(),
                 splits.validation.len(),
                 splits.test.len()
             )));
         }
+        let fit = |set: ImageSet| set.rgb().resized(side);
         let some = |set: &ImageSet| {
             let step = set.len().div_ceil(most.max(1));
             let items: Vec<u32> = (0..set.len() as u32).step_by(step).collect();
-            set.subset(&items)
+            set.subset(&items).map(fit)
         };
         let few = few_shot(&splits.train.labels, shots, 0);
         Ok(Pictures {
             base,
             sets: Sets {
-                train: splits.train.subset(&few)?,
+                train: fit(splits.train.subset(&few)?),
                 validation: some(&splits.validation)?,
                 tests: vec![(name.into(), some(&splits.test)?)],
             },
             classes: task.classes.len(),
         })
     }
+}
+
+/// What the options ask for: `--data`'s folder of pictures, or else [`domains`] with the first number of shots and, at full scale,
+/// with all pictures too. Returns the tasks and what runs on them with the base depend on.
+///
+/// # Errors
+/// As [`Pictures::new`] and [`crate::data::pictures::read`].
+pub fn tasks<'a>(
+    run: &Run,
+    base: &'a Seer,
+    shots: &[usize],
+    most: usize,
+) -> Result<(Vec<Box<dyn Task + 'a>>, String)> {
+    if let Some(path) = &run.options().data {
+        let task = data::pictures::read(path, base.config.image_size, &Fractions::default())?;
+        let mut seal = Sha256::default();
+        for set in [
+            &task.splits.train,
+            &task.splits.validation,
+            &task.splits.test,
+        ] {
+            seal.update(&set.pixels);
+        }
+        let name = task.name.clone();
+        let pictures = Pictures::new(base, &name, task, usize::MAX, most)?;
+        let key = format!("{} on {}", base.id, seal.finish());
+        return Ok((vec![Box::new(pictures)], key));
+    }
+    let mut tasks: Vec<Box<dyn Task + 'a>> = vec![];
+    for shots in shots {
+        tasks.extend(domains(base, *shots, most)?);
+    }
+    Ok((tasks, base.id.clone()))
 }
 
 /// Three styles of emoji and MNIST's digits, framed and black on white: where a model that knows Noto's emoji is taken. `shots` is
@@ -226,7 +333,7 @@ pub fn domains(base: &Seer, shots: usize, most: usize) -> Result<Vec<Box<dyn Tas
     let mut digits = mnist(&fractions)?;
     digits.splits = digits
         .splits
-        .try_map(|set| Ok::<_, Error>(set.padded(base.config.image_size, 0)?.inverted()))?;
+        .try_map(|set| Ok::<_, Error>(set.padded(SIDE, 0)?.inverted()))?;
     all.push(digits);
     let task = |task: ImageTask| -> Result<Box<dyn Task + '_>> {
         let name = task.name.trim_start_matches("emoji-");
@@ -250,10 +357,10 @@ impl Task for Pictures<'_> {
 
     fn model(&self, seed: u64) -> Result<Box<dyn Scored + '_>> {
         let Seer { config, device, .. } = self.base;
-        let model = Classifier::new(config, &self.sets.train, self.classes, seed, device)?;
-        model
-            .store
-            .load(&self.base.weights, |name| !name.starts_with(HEADS[0]))?;
+        let weights = self.base.weights.clone();
+        let store = Store::from_source(device, seed, weights, &HEADS);
+        let normalisation = self.base.normalisation;
+        let model = Classifier::new(store, config, &self.sets.train, self.classes, normalisation)?;
         Ok(Box::new(Pupil { model, task: self }))
     }
 }

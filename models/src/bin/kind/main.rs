@@ -129,6 +129,7 @@ const PAPER: Paper = Paper {
         ),
     ],
     scale: "The paper pre-trains DiT-B/2 and DiT-L/2 on latents of 150 ImageNet classes and takes them to 461 more; here a DiT of four blocks of width 128 draws emoji of 16×16 pixels in patches of 4, twenty kinds and ten more. Its larger shifts of domain, OFT, LoHa and its learngene rivals other than the heuristic one are not among the arms.",
+    own_scale: "The paper pre-trains DiT-L/2 on ImageNet's latents: none of it loads here, since ancestors are pre-trained in components. facebook/DiT-XL-2-256's transformer loads in a program of one's own (`hub::Folder::dit`).",
     notes: &[
         "FD and spatial FD are Fréchet distances on the features of a classifier that is trained here on the novel kinds (a ViT of three blocks), against as many real test pictures as are drawn. They are not FID and sFID.",
         "Held-out loss is 1000 times the mean squared error of the predicted noise on fixed pairs of step and noise, the same for all arms.",
@@ -234,6 +235,7 @@ fn pictures(share: Share, styles: &[Style], [train, rest]: [usize; 2]) -> Result
 }
 
 fn experiment(run: &mut Run) -> Result<Verdict> {
+    run.makes_its_own()?;
     let small = |patch, width, blocks| DitConfig::small(16, patch, 3, width, blocks, SEEN.groups);
     let setup = Setup {
         config: run.pick(small(8, 64, 2), small(4, 128, 4), small(4, 128, 4)),
