@@ -3,7 +3,7 @@
 
 use deltaw_engine::prelude::*;
 use deltaw_models::decoder::{Decoder, DecoderConfig, Generation, next_token_loss};
-use deltaw_models::encoder::{Encoder, EncoderConfig, MaskedLmHead, SequenceHead};
+use deltaw_models::encoder::{Encoder, EncoderConfig, MaskedLmHead};
 use deltaw_models::hub::{Architecture, Config};
 use deltaw_models::vit::{ImageHead, Vit, VitConfig};
 use deltaw_tests::fixture::Fixture;
@@ -136,10 +136,19 @@ fn roberta_with_a_masked_token_head_is_hugging_faces() {
 fn classified(name: &str) {
     for device in devices() {
         let fixture = Fixture::open(name, &device);
-        let (store, _, config, ctx, hidden) = encoded(&fixture);
-        let head = SequenceHead::new(&store.root(), &config, 3).unwrap();
-        let logits = head.forward(&ctx, &hidden).unwrap();
+        let (_files, folder) = fixture.folder();
+        let store = folder.store(&device, 0, &[]);
+        let encoder = folder.encoder(&store).unwrap();
+        let (head, labels) = folder.sequence_head(&store).unwrap();
+        assert_eq!(labels, ["LABEL_0", "LABEL_1", "LABEL_2"]);
         assert!(store.unused().is_empty(), "{:?}", store.unused());
+        let ctx = Context::eval().with_mask(fixture.floats("input.mask"));
+        let (ids, types) = (
+            fixture.integers("input.ids"),
+            fixture.integers("input.types"),
+        );
+        let hidden = encoder.forward(&ctx, &ids, &types).unwrap();
+        let logits = head.forward(&ctx, &hidden).unwrap();
         let loss = cross_entropy(
             &logits,
             &fixture.integers("input.labels"),
@@ -148,6 +157,12 @@ fn classified(name: &str) {
         .unwrap();
         fixture.check(&store, &logits, &loss, 2 * block(16, 24, 9) + 4 * 16);
     }
+    let headless = Fixture::open("bert-mlm", &Device::cpu());
+    let (_files, folder) = headless.folder();
+    let store = folder.store(&Device::cpu(), 0, &[]);
+    folder.encoder(&store).unwrap();
+    let message = folder.sequence_head(&store).err().unwrap().to_string();
+    assert!(message.contains("has no `classifier`"), "{message}");
 }
 
 #[test]
