@@ -117,18 +117,19 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
     let recipe = Recipe::new(steps, run.pick(8, 16, 16), 0.0);
     let most = run.pick(32, 300, 300);
     // A file that cannot be used should be known before the base is made.
-    let (problems, data) = match run.options().data.clone() {
-        Some(path) => (
-            user::read_pairs(&path, &Fractions::default())?,
-            digest(&path)?,
-        ),
-        None => (
-            arithmetic::tasks(40_000, 2, &Fractions::default()),
-            String::new(),
-        ),
+    let (name, problems, data) = match run.options().data.clone() {
+        Some(path) => {
+            let name = path.file_stem().unwrap_or_default();
+            let pairs = user::read_pairs(&path, &Fractions::default())?;
+            (name.to_string_lossy().into_owned(), pairs, digest(&path)?)
+        }
+        None => {
+            let problems = arithmetic::tasks(40_000, 2, &Fractions::default());
+            ("arithmetic".into(), problems, String::new())
+        }
     };
     let base = base(run)?;
-    let task = Completion::new(&base, "arithmetic", &problems, most)?;
+    let task = Completion::new(&base, &name, &problems, most)?;
     let tasks: [Box<dyn Task + '_>; 1] = [Box::new(task)];
     let methods = arms();
     let comparison = Comparison {
