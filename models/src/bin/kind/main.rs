@@ -139,6 +139,7 @@ const PAPER: Paper = Paper {
         "By default pre-training is too short for pictures that anyone would recognise: FD, precision and recall then compare noise with noise, and the held-out loss is what can be read. In --full faces, hands and signs can be told apart.",
         "Evaluated are moving averages of the parameters. SVDiff has fewer numbers than the others by its nature.",
     ],
+    record: Some(include_str!("../../../records/kind/results.json")),
     source: concat!(include_str!("main.rs"), include_str!("transfer.rs")),
     ..Paper::BLANK
 };
