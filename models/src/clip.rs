@@ -4,11 +4,10 @@
 use deltaw_engine::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::block::{Block, Residual};
 use crate::hub::Config;
 use crate::layers::{Embedding, Linear, Norm, cut};
-use crate::transformer::{
-    Activation, FeedForward, Place, PreNormBlock, Projections, SelfAttention, check_heads,
-};
+use crate::transformer::{Activation, FeedForward, Place, Projections, SelfAttention, check_heads};
 
 /// Sizes of a tower's blocks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -69,7 +68,7 @@ impl TowerConfig {
         })
     }
 
-    fn block(&self, path: &Path, layer: usize, causal: bool) -> Result<PreNormBlock> {
+    fn block(&self, path: &Path, layer: usize, causal: bool) -> Result<Block> {
         let (d, inner, eps) = (
             self.hidden_size,
             self.intermediate_size,
@@ -78,9 +77,15 @@ impl TowerConfig {
         let linear = |leaf: &str, role, inputs, outputs| {
             Linear::new(&path.at(leaf), role, layer, inputs, outputs)
         };
-        Ok(PreNormBlock {
+        let around = |norm: &str, place: &str| {
+            let place = Place::sub_layer(&path.at(place), layer, 0.0);
+            Ok::<_, Error>(Residual::before(
+                Norm::layer(&path.at(norm), d, eps)?,
+                place,
+            ))
+        };
+        Ok(Block {
             path: path.prefix().into(),
-            attention_norm: Norm::layer(&path.at("layer_norm1"), d, eps)?,
             attention: SelfAttention {
                 projections: Projections::Separate([
                     linear("self_attn.q_proj", Role::Query, d, d)?,
@@ -92,19 +97,18 @@ impl TowerConfig {
                 key_heads: self.num_attention_heads,
                 causal,
             },
-            attention_place: Place::sub_layer(&path.at("self_attn"), layer, 0.0),
-            feed_forward_norm: Norm::layer(&path.at("layer_norm2"), d, eps)?,
+            attention_around: around("layer_norm1", "self_attn")?,
             feed_forward: FeedForward {
                 up: linear("mlp.fc1", Role::MlpUp, d, inner)?,
                 gate: None,
                 down: linear("mlp.fc2", Role::MlpDown, inner, d)?,
                 activation: self.hidden_act,
             },
-            feed_forward_place: Place::sub_layer(&path.at("mlp"), layer, 0.0),
+            feed_forward_around: around("layer_norm2", "mlp")?,
         })
     }
 
-    fn blocks(&self, path: &Path, causal: bool) -> Result<Vec<PreNormBlock>> {
+    fn blocks(&self, path: &Path, causal: bool) -> Result<Vec<Block>> {
         let heads = self.num_attention_heads;
         check_heads(self.hidden_size, heads, heads)?;
         (0..self.num_hidden_layers)
@@ -164,7 +168,7 @@ pub struct TextTower {
     words: Embedding,
     positions: Embedding,
     place: Place,
-    blocks: Vec<PreNormBlock>,
+    blocks: Vec<Block>,
     norm: Norm,
     longest: usize,
     end: u32,
@@ -243,7 +247,7 @@ pub struct VisionTower {
     positions: Embedding,
     place: Place,
     first_norm: Norm,
-    blocks: Vec<PreNormBlock>,
+    blocks: Vec<Block>,
     last_norm: Norm,
     image: [usize; 3],
     patch: usize,

@@ -11,6 +11,7 @@
 use deltaw_engine::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::block::{Block, Residual};
 use crate::encoder::TextEncoder;
 use crate::hub::Config;
 use crate::layers::{Embedding, Linear, Norm};
@@ -199,61 +200,38 @@ impl Disentangled {
     }
 }
 
-/// One post-norm block: `x ← norm(x + attention(x)); x ← norm(x + feed_forward(x))`.
-struct Block {
-    path: String,
-    attention: Disentangled,
-    attention_place: Place,
-    attention_norm: Norm,
-    feed_forward: FeedForward,
-    feed_forward_place: Place,
-    feed_forward_norm: Norm,
-}
-
-impl Block {
-    fn new(path: &Path, layer: usize, config: &DebertaConfig) -> Result<Self> {
-        let (d, inner, eps) = (
-            config.hidden_size,
-            config.intermediate_size,
-            config.layer_norm_eps,
-        );
-        let linear = |leaf: &str, role, inputs, outputs| {
-            Linear::new(&path.at(leaf), role, layer, inputs, outputs)
-        };
-        let place =
-            |leaf: &str| Place::sub_layer(&path.at(leaf), layer, config.hidden_dropout_prob);
-        Ok(Block {
-            path: path.prefix().into(),
-            attention: Disentangled {
-                query: linear("attention.self.query_proj", Role::Query, d, d)?,
-                key: linear("attention.self.key_proj", Role::Key, d, d)?,
-                value: linear("attention.self.value_proj", Role::Value, d, d)?,
-                output: linear("attention.output.dense", Role::AttentionOutput, d, d)?,
-                heads: config.num_attention_heads,
-            },
-            attention_place: place("attention"),
-            attention_norm: Norm::layer(&path.at("attention.output.LayerNorm"), d, eps)?,
-            feed_forward: FeedForward {
-                up: linear("intermediate.dense", Role::MlpUp, d, inner)?,
-                gate: None,
-                down: linear("output.dense", Role::MlpDown, inner, d)?,
-                activation: config.hidden_act,
-            },
-            feed_forward_place: place("output"),
-            feed_forward_norm: Norm::layer(&path.at("output.LayerNorm"), d, eps)?,
-        })
-    }
-
-    fn forward(&self, ctx: &Context, x: &Tensor, table: &Tensor, rows: &Tensor) -> Result<Tensor> {
-        let y = self.attention.forward(ctx, x, table, rows)?;
-        let x = x.add(&self.attention_place.finish(ctx, x, y)?)?;
-        let x = self.attention_norm.forward(&x)?;
-        let y = self.feed_forward.forward(ctx, &x)?;
-        let y = x.add(&self.feed_forward_place.finish(ctx, &x, y)?)?;
-        let y = self.feed_forward_norm.forward(&y)?;
-        ctx.tap(&self.path, &y);
-        Ok(y)
-    }
+/// One block, its norms after the sub-layers.
+fn block(path: &Path, layer: usize, config: &DebertaConfig) -> Result<Block<Disentangled>> {
+    let (d, inner, eps) = (
+        config.hidden_size,
+        config.intermediate_size,
+        config.layer_norm_eps,
+    );
+    let linear = |leaf: &str, role, inputs, outputs| {
+        Linear::new(&path.at(leaf), role, layer, inputs, outputs)
+    };
+    let around = |norm: &str, place: &str| {
+        let place = Place::sub_layer(&path.at(place), layer, config.hidden_dropout_prob);
+        Ok::<_, Error>(Residual::after(Norm::layer(&path.at(norm), d, eps)?, place))
+    };
+    Ok(Block {
+        path: path.prefix().into(),
+        attention: Disentangled {
+            query: linear("attention.self.query_proj", Role::Query, d, d)?,
+            key: linear("attention.self.key_proj", Role::Key, d, d)?,
+            value: linear("attention.self.value_proj", Role::Value, d, d)?,
+            output: linear("attention.output.dense", Role::AttentionOutput, d, d)?,
+            heads: config.num_attention_heads,
+        },
+        attention_around: around("attention.output.LayerNorm", "attention")?,
+        feed_forward: FeedForward {
+            up: linear("intermediate.dense", Role::MlpUp, d, inner)?,
+            gate: None,
+            down: linear("output.dense", Role::MlpDown, inner, d)?,
+            activation: config.hidden_act,
+        },
+        feed_forward_around: around("output.LayerNorm", "output")?,
+    })
 }
 
 /// Embeddings and blocks.
@@ -266,7 +244,7 @@ pub struct Deberta {
     /// R.
     relative: Embedding,
     relative_norm: Norm,
-    blocks: Vec<Block>,
+    blocks: Vec<Block<Disentangled>>,
 }
 
 impl Deberta {
@@ -294,7 +272,7 @@ impl Deberta {
             relative: Embedding::new(&encoder.at("rel_embeddings"), positions, d)?,
             relative_norm: Norm::layer(&encoder.at("LayerNorm"), d, eps)?,
             blocks: (0..config.num_hidden_layers)
-                .map(|i| Block::new(&encoder.at(format!("layer.{i}")), i, config))
+                .map(|i| block(&encoder.at(format!("layer.{i}")), i, config))
                 .collect::<Result<_>>()?,
             config: config.clone(),
         })
@@ -336,9 +314,11 @@ impl Deberta {
         let rows = self.config.rows(len, x.device())?;
         let all = Tensor::arange(2 * self.config.position_buckets, x.device())?;
         let table = self.relative_norm.forward(&self.relative.forward(&all)?)?;
+        let attend =
+            |attention: &Disentangled, x: &Tensor| attention.forward(ctx, x, &table, &rows);
         self.blocks
             .iter()
-            .try_fold(x.clone(), |x, block| block.forward(ctx, &x, &table, &rows))
+            .try_fold(x.clone(), |x, block| block.attending(ctx, &x, attend))
     }
 
     /// Embeddings, then blocks.

@@ -5,9 +5,10 @@
 use deltaw_engine::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::block::{Block, Residual};
 use crate::hub::Config;
 use crate::layers::{Embedding, Linear, Norm};
-use crate::transformer::{Activation, FeedForward, Place, SelfAttention, SubLayers, check_heads};
+use crate::transformer::{Activation, Place, SubLayers, check_heads};
 
 /// Whose names and positions an encoder has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,53 +178,27 @@ impl EncoderConfig {
     }
 }
 
-/// One post-norm block: `x ← norm(x + attention(x)); x ← norm(x + feed_forward(x))`.
-struct Block {
-    attention: SelfAttention,
-    attention_place: Place,
-    attention_norm: Norm,
-    feed_forward: FeedForward,
-    feed_forward_place: Place,
-    feed_forward_norm: Norm,
-    path: String,
-}
-
-impl Block {
-    fn new(path: &Path, layer: usize, config: &EncoderConfig) -> Result<Self> {
-        let (d, eps) = (config.hidden_size, config.layer_norm_eps);
-        let sub_layers = SubLayers {
-            width: d,
-            inner: config.intermediate_size,
-            heads: config.num_attention_heads,
-            activation: config.hidden_act,
-        };
-        let (attention, feed_forward) = sub_layers.build(path, layer, "attention.self")?;
-        let place =
-            |leaf: &str| Place::sub_layer(&path.at(leaf), layer, config.hidden_dropout_prob);
-        Ok(Block {
-            attention,
-            attention_place: place("attention"),
-            attention_norm: Norm::layer(&path.at("attention.output.LayerNorm"), d, eps)?,
-            feed_forward,
-            feed_forward_place: place("output"),
-            feed_forward_norm: Norm::layer(&path.at("output.LayerNorm"), d, eps)?,
-            path: path.prefix().to_string(),
-        })
-    }
-
-    /// `[B, T, d] → [B, T, d]`.
-    fn forward(&self, ctx: &Context, x: &Tensor) -> Result<Tensor> {
-        let y = self.attention.forward(ctx, x, None)?;
-        let x = self
-            .attention_norm
-            .forward(&x.add(&self.attention_place.finish(ctx, x, y)?)?)?;
-        let y = self.feed_forward.forward(ctx, &x)?;
-        let y = self
-            .feed_forward_norm
-            .forward(&x.add(&self.feed_forward_place.finish(ctx, &x, y)?)?)?;
-        ctx.tap(&self.path, &y);
-        Ok(y)
-    }
+/// One block, its norms after the sub-layers.
+fn block(path: &Path, layer: usize, config: &EncoderConfig) -> Result<Block> {
+    let (d, eps) = (config.hidden_size, config.layer_norm_eps);
+    let sub_layers = SubLayers {
+        width: d,
+        inner: config.intermediate_size,
+        heads: config.num_attention_heads,
+        activation: config.hidden_act,
+    };
+    let (attention, feed_forward) = sub_layers.build(path, layer, "attention.self")?;
+    let around = |norm: &str, place: &str| {
+        let place = Place::sub_layer(&path.at(place), layer, config.hidden_dropout_prob);
+        Ok::<_, Error>(Residual::after(Norm::layer(&path.at(norm), d, eps)?, place))
+    };
+    Ok(Block {
+        path: path.prefix().into(),
+        attention,
+        attention_around: around("attention.output.LayerNorm", "attention")?,
+        feed_forward,
+        feed_forward_around: around("output.LayerNorm", "output")?,
+    })
 }
 
 /// What fine-tuning sees of a model that reads text in both directions.
@@ -300,7 +275,7 @@ impl Encoder {
             norm: Norm::layer(&embeddings.at("LayerNorm"), d, config.layer_norm_eps)?,
             place: Place::embedding(&embeddings, config.hidden_dropout_prob),
             blocks: (0..config.num_hidden_layers)
-                .map(|i| Block::new(&path.at(format!("encoder.layer.{i}")), i, config))
+                .map(|i| block(&path.at(format!("encoder.layer.{i}")), i, config))
                 .collect::<Result<_>>()?,
             config: config.clone(),
         })
@@ -341,7 +316,7 @@ impl Encoder {
     pub fn body(&self, ctx: &Context, x: &Tensor) -> Result<Tensor> {
         self.blocks
             .iter()
-            .try_fold(x.clone(), |x, block| block.forward(ctx, &x))
+            .try_fold(x.clone(), |x, block| block.forward(ctx, &x, None))
     }
 
     /// Embeddings, then blocks.

@@ -38,6 +38,7 @@
 //! Fine-tuning is the same loop with a method attached to the store ([`methods`]). A method of one's own can live in any
 //! crate: `tests/custom-method` is a worked example.
 
+pub mod block;
 pub mod cache;
 pub mod clip;
 pub mod components;

@@ -1,10 +1,10 @@
-//! What encoder, decoder and ViT share: self-attention, the feed-forward, and the pre-norm block.
+//! What encoder, decoder and ViT share: self-attention, the feed-forward, and the places where methods and dropout act.
 
 use deltaw_engine::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::KeyValues;
-use crate::layers::{FusedQkv, Linear, Norm};
+use crate::layers::{FusedQkv, Linear};
 
 /// The function between the two matrices of a feed-forward, under Hugging Face's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -349,72 +349,5 @@ impl Place {
     pub fn finish(&self, ctx: &Context, x: &Tensor, y: Tensor) -> Result<Tensor> {
         let y = self.site.wrap(ctx, x, y)?;
         dropout(&y, self.dropout, ctx, self.site.path())
-    }
-}
-
-/// `x ← x + attention(norm(x)); x ← x + feed_forward(norm(x))`.
-pub struct PreNormBlock {
-    /// The block's path, for taps.
-    pub path: String,
-    /// Before attention.
-    pub attention_norm: Norm,
-    /// The first sub-layer.
-    pub attention: SelfAttention,
-    /// Its place.
-    pub attention_place: Place,
-    /// Before the feed-forward.
-    pub feed_forward_norm: Norm,
-    /// The second sub-layer.
-    pub feed_forward: FeedForward,
-    /// Its place.
-    pub feed_forward_place: Place,
-}
-
-impl PreNormBlock {
-    /// `[B, T, d] → [B, T, d]`.
-    ///
-    /// # Errors
-    /// Shapes that do not fit.
-    pub fn forward(
-        &self,
-        ctx: &Context,
-        x: &Tensor,
-        rotation: Option<&Rotation>,
-    ) -> Result<Tensor> {
-        self.around(ctx, x, |normed| {
-            self.attention.forward(ctx, normed, rotation)
-        })
-    }
-
-    /// The same for tokens that follow those in `cache`, as in [`SelfAttention::extend`].
-    ///
-    /// # Errors
-    /// Shapes that do not fit.
-    pub fn extend(
-        &self,
-        ctx: &Context,
-        x: &Tensor,
-        rotation: Option<&Rotation>,
-        cache: &mut KeyValues,
-    ) -> Result<Tensor> {
-        self.around(ctx, x, |normed| {
-            self.attention.extend(ctx, normed, rotation, cache)
-        })
-    }
-
-    fn around(
-        &self,
-        ctx: &Context,
-        x: &Tensor,
-        attention: impl FnOnce(&Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        let normed = self.attention_norm.forward(x)?;
-        let y = attention(&normed)?;
-        let x = x.add(&self.attention_place.finish(ctx, &normed, y)?)?;
-        let normed = self.feed_forward_norm.forward(&x)?;
-        let y = self.feed_forward.forward(ctx, &normed)?;
-        let x = x.add(&self.feed_forward_place.finish(ctx, &normed, y)?)?;
-        ctx.tap(&self.path, &x);
-        Ok(x)
     }
 }

@@ -4,9 +4,10 @@
 use deltaw_engine::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::block::{Block, Residual};
 use crate::hub::Config;
 use crate::layers::{Linear, Norm, cut};
-use crate::transformer::{Activation, Place, PreNormBlock, SubLayers, check_heads};
+use crate::transformer::{Activation, Place, SubLayers, check_heads};
 
 /// Sizes of a ViT.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -110,7 +111,7 @@ pub(crate) fn parameter(name: &str) -> String {
     }
 }
 
-fn block(path: &Path, layer: usize, config: &VitConfig) -> Result<PreNormBlock> {
+fn block(path: &Path, layer: usize, config: &VitConfig) -> Result<Block> {
     let (d, eps) = (config.hidden_size, config.layer_norm_eps);
     let sub_layers = SubLayers {
         width: d,
@@ -119,15 +120,19 @@ fn block(path: &Path, layer: usize, config: &VitConfig) -> Result<PreNormBlock> 
         activation: config.hidden_act,
     };
     let (attention, feed_forward) = sub_layers.build(path, layer, "attention.attention")?;
-    let place = |leaf: &str| Place::sub_layer(&path.at(leaf), layer, config.hidden_dropout_prob);
-    Ok(PreNormBlock {
+    let around = |norm: &str, place: &str| {
+        let place = Place::sub_layer(&path.at(place), layer, config.hidden_dropout_prob);
+        Ok::<_, Error>(Residual::before(
+            Norm::layer(&path.at(norm), d, eps)?,
+            place,
+        ))
+    };
+    Ok(Block {
         path: path.prefix().into(),
-        attention_norm: Norm::layer(&path.at("layernorm_before"), d, eps)?,
         attention,
-        attention_place: place("attention"),
-        feed_forward_norm: Norm::layer(&path.at("layernorm_after"), d, eps)?,
+        attention_around: around("layernorm_before", "attention")?,
         feed_forward,
-        feed_forward_place: place("output"),
+        feed_forward_around: around("layernorm_after", "output")?,
     })
 }
 
@@ -138,7 +143,7 @@ pub struct Vit {
     positions: Param,
     projection: Linear,
     place: Place,
-    blocks: Vec<PreNormBlock>,
+    blocks: Vec<Block>,
     norm: Norm,
 }
 

@@ -12,13 +12,12 @@ mod generate;
 pub use crate::generate::Generation;
 pub use config::{DecoderConfig, Family};
 
+use crate::block::{Block, Residual};
 use crate::cache::KeyValues;
 use crate::layers::{Embedding, FusedQkv, Linear, Norm};
-use crate::transformer::{
-    FeedForward, Place, PreNormBlock, Projections, Rotation, SelfAttention, check_heads,
-};
+use crate::transformer::{FeedForward, Place, Projections, Rotation, SelfAttention, check_heads};
 
-fn gpt2_block(path: &Path, layer: usize, config: &DecoderConfig) -> Result<PreNormBlock> {
+fn gpt2_block(path: &Path, layer: usize, config: &DecoderConfig) -> Result<Block> {
     let (d, wide, eps) = (
         config.hidden_size,
         config.intermediate_size,
@@ -29,9 +28,12 @@ fn gpt2_block(path: &Path, layer: usize, config: &DecoderConfig) -> Result<PreNo
     let conv = |leaf: &str, role, inputs, outputs, std| {
         Linear::conv1d(&path.at(leaf), role, layer, inputs, outputs, std)
     };
-    Ok(PreNormBlock {
+    let around = |norm: Result<Norm>, place: &str| {
+        let place = Place::sub_layer(&path.at(place), layer, config.dropout);
+        Ok::<_, Error>(Residual::before(norm?, place))
+    };
+    Ok(Block {
         path: path.prefix().into(),
-        attention_norm: Norm::layer(&path.at("ln_1"), d, eps)?,
         attention: SelfAttention {
             projections: Projections::Fused(FusedQkv::new(&path.at("attn.c_attn"), layer, d, d)?),
             output: conv("attn.c_proj", Role::AttentionOutput, d, d, narrow)?,
@@ -39,19 +41,18 @@ fn gpt2_block(path: &Path, layer: usize, config: &DecoderConfig) -> Result<PreNo
             key_heads: config.num_attention_heads,
             causal: true,
         },
-        attention_place: Place::sub_layer(&path.at("attn"), layer, config.dropout),
-        feed_forward_norm: Norm::layer(&path.at("ln_2"), d, eps)?,
+        attention_around: around(Norm::layer(&path.at("ln_1"), d, eps), "attn")?,
         feed_forward: FeedForward {
             up: conv("mlp.c_fc", Role::MlpUp, d, wide, 0.02)?,
             gate: None,
             down: conv("mlp.c_proj", Role::MlpDown, wide, d, narrow)?,
             activation: config.hidden_act,
         },
-        feed_forward_place: Place::sub_layer(&path.at("mlp"), layer, config.dropout),
+        feed_forward_around: around(Norm::layer(&path.at("ln_2"), d, eps), "mlp")?,
     })
 }
 
-fn llama_block(path: &Path, layer: usize, config: &DecoderConfig) -> Result<PreNormBlock> {
+fn llama_block(path: &Path, layer: usize, config: &DecoderConfig) -> Result<Block> {
     let (d, wide, eps) = (
         config.hidden_size,
         config.intermediate_size,
@@ -65,9 +66,12 @@ fn llama_block(path: &Path, layer: usize, config: &DecoderConfig) -> Result<PreN
         true => Linear::new(&path.at(leaf), role, layer, d, outputs),
         false => linear(leaf, role, d, outputs),
     };
-    Ok(PreNormBlock {
+    let around = |norm: Result<Norm>, place: &str| {
+        let place = Place::sub_layer(&path.at(place), layer, config.dropout);
+        Ok::<_, Error>(Residual::before(norm?, place))
+    };
+    Ok(Block {
         path: path.prefix().into(),
-        attention_norm: Norm::rms(&path.at("input_layernorm"), d, eps)?,
         attention: SelfAttention {
             projections: Projections::Separate([
                 projection("self_attn.q_proj", Role::Query, d)?,
@@ -79,15 +83,17 @@ fn llama_block(path: &Path, layer: usize, config: &DecoderConfig) -> Result<PreN
             key_heads: config.num_key_value_heads,
             causal: true,
         },
-        attention_place: Place::sub_layer(&path.at("self_attn"), layer, config.dropout),
-        feed_forward_norm: Norm::rms(&path.at("post_attention_layernorm"), d, eps)?,
+        attention_around: around(Norm::rms(&path.at("input_layernorm"), d, eps), "self_attn")?,
         feed_forward: FeedForward {
             up: linear("mlp.up_proj", Role::MlpUp, d, wide)?,
             gate: Some(linear("mlp.gate_proj", Role::MlpGate, d, wide)?),
             down: linear("mlp.down_proj", Role::MlpDown, wide, d)?,
             activation: config.hidden_act,
         },
-        feed_forward_place: Place::sub_layer(&path.at("mlp"), layer, config.dropout),
+        feed_forward_around: around(
+            Norm::rms(&path.at("post_attention_layernorm"), d, eps),
+            "mlp",
+        )?,
     })
 }
 
@@ -98,7 +104,7 @@ pub struct Decoder {
     /// GPT-2's; LLaMA turns queries and keys instead.
     positions: Option<Embedding>,
     place: Place,
-    blocks: Vec<PreNormBlock>,
+    blocks: Vec<Block>,
     norm: Norm,
     /// None: the word table.
     head: Option<Linear>,

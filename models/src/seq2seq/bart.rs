@@ -4,8 +4,9 @@
 use deltaw_engine::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::blocks::{Attention, Block, OFFSET, Order, Residual, Stack};
+use super::blocks::{Attention, Block, OFFSET, Stack};
 use super::{EncoderDecoder, Head, Tokens};
+use crate::block::Residual;
 use crate::hub::Config;
 use crate::layers::{Embedding, Linear, Norm};
 use crate::transformer::{Activation, FeedForward, Place, check_heads};
@@ -114,11 +115,9 @@ impl BartConfig {
     }
 
     fn residual(&self, path: &Path, norm: &str, place: &str, layer: usize) -> Result<Residual> {
-        Ok(Residual {
-            norm: Norm::layer(&path.at(norm), self.d_model, EPS)?,
-            order: Order::After,
-            place: Place::sub_layer(&path.at(place), layer, self.dropout),
-        })
+        let norm = Norm::layer(&path.at(norm), self.d_model, EPS)?;
+        let place = Place::sub_layer(&path.at(place), layer, self.dropout);
+        Ok(Residual::after(norm, place))
     }
 
     fn block(&self, path: &Path, layer: usize, sizes: &BartStack, decoder: bool) -> Result<Block> {

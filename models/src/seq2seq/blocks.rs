@@ -1,7 +1,8 @@
-//! What the stacks of encoder–decoders are made of: attention to one's own or another sequence, residual connections, blocks.
+//! What the stacks of encoder–decoders are made of: attention to one's own or another sequence, blocks.
 
 use deltaw_engine::prelude::*;
 
+use crate::block::Residual;
 use crate::cache::KeyValues;
 use crate::layers::{Embedding, Linear, Norm};
 use crate::transformer::{FeedForward, Place, merge, split};
@@ -41,42 +42,6 @@ impl Attention {
         };
         let mixed = attention(&queries, keys, values, &options)?;
         self.output.forward(ctx, &merge(&mixed)?)
-    }
-}
-
-/// Where a norm stands beside a residual connection.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
-    /// `x + f(norm(x))`.
-    Before,
-    /// `norm(x + f(x))`.
-    After,
-}
-
-/// A sub-layer's residual connection, norm and place.
-pub(super) struct Residual {
-    pub(super) norm: Norm,
-    pub(super) order: Order,
-    pub(super) place: Place,
-}
-
-impl Residual {
-    fn around(
-        &self,
-        ctx: &Context,
-        x: &Tensor,
-        f: impl FnOnce(&Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        let input = match self.order {
-            Order::Before => self.norm.forward(x)?,
-            Order::After => x.clone(),
-        };
-        let y = f(&input)?;
-        let y = x.add(&self.place.finish(ctx, &input, y)?)?;
-        match self.order {
-            Order::Before => Ok(y),
-            Order::After => self.norm.forward(&y),
-        }
     }
 }
 

@@ -5,8 +5,9 @@
 use deltaw_engine::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::blocks::{Attention, Block, Order, RelativeBias, Residual, Stack};
+use super::blocks::{Attention, Block, RelativeBias, Stack};
 use super::{EncoderDecoder, Head, Tokens};
+use crate::block::Residual;
 use crate::hub::Config;
 use crate::layers::{Embedding, Linear, Norm};
 use crate::transformer::{Activation, FeedForward, Place};
@@ -160,11 +161,11 @@ impl T5Config {
 
     fn residual(&self, path: &Path, layer: usize) -> Result<Residual> {
         let (d, eps) = (self.d_model, self.layer_norm_epsilon);
-        Ok(Residual {
-            norm: Norm::rms(&path.at("layer_norm"), d, eps)?,
-            order: Order::Before,
-            place: Place::sub_layer(path, layer, self.dropout_rate),
-        })
+        let norm = Norm::rms(&path.at("layer_norm"), d, eps)?;
+        Ok(Residual::before(
+            norm,
+            Place::sub_layer(path, layer, self.dropout_rate),
+        ))
     }
 
     fn block(&self, path: &Path, layer: usize, decoder: bool) -> Result<Block> {
