@@ -26,7 +26,13 @@ pub trait Delta: Send + Sync {
         Ok(None)
     }
 
-    /// `x·(W + ΔW)ᵀ + b + Δb`. The default makes ΔW whole; fused families override it.
+    /// Whether [`Delta::linear`] is the base's product and a [`Delta::branch`] beside it: where ΔW costs more whole.
+    fn apart(&self) -> bool {
+        false
+    }
+
+    /// `x·(W + ΔW)ᵀ + b + Δb`. The default makes ΔW whole unless the update acts [`apart`](Delta::apart); fused families override
+    /// it.
     ///
     /// # Errors
     /// Shapes that do not fit.
@@ -37,12 +43,14 @@ pub trait Delta: Send + Sync {
         weight: &Tensor,
         bias: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let _ = ctx;
         let shift = bias.map_or(Ok(None), |b| self.shift(b))?;
         let moved = match (bias, shift) {
             (Some(bias), Some(shift)) => Some(bias.add(&shift)?),
             (bias, _) => bias.cloned(),
         };
+        if self.apart() {
+            return linear(x, weight, moved.as_ref())?.add(&self.branch(ctx, x, weight)?);
+        }
         let whole = weight.cast(DType::F32)?.add(&self.dense(weight)?)?;
         linear(x, &whole, moved.as_ref())
     }

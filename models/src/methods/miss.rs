@@ -61,14 +61,8 @@ impl Delta for Shards {
             .narrow(1, 0, n)
     }
 
-    fn linear(
-        &self,
-        ctx: &Context,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        linear(x, weight, bias)?.add(&self.branch(ctx, x, weight)?)
+    fn apart(&self) -> bool {
+        true
     }
 
     fn branch(&self, _: &Context, x: &Tensor, _: &Tensor) -> Result<Tensor> {

@@ -94,14 +94,8 @@ impl Delta for Vectors {
         self.b.matmul(&inner)?.mul(&rows)
     }
 
-    fn linear(
-        &self,
-        ctx: &Context,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        linear(x, weight, bias)?.add(&self.branch(ctx, x, weight)?)
+    fn apart(&self) -> bool {
+        true
     }
 
     fn branch(&self, ctx: &Context, x: &Tensor, _: &Tensor) -> Result<Tensor> {
