@@ -104,58 +104,51 @@ pub trait Learner {
 pub fn fit(
     stage: &mut Stage<'_>,
     learner: &dyn Learner,
-    mut method: Option<&mut dyn Attached>,
+    method: Option<&mut dyn Attached>,
     recipe: &Recipe,
     seed: u64,
 ) -> Result<Curve> {
     let params = learner.store().trained();
     widen(&params)?;
-    let (mut optimiser, mut order) = (
-        AdamW::new(recipe.weight_decay),
-        learner.order(seed, recipe.batch)?,
-    );
+    let mut state = State {
+        optimiser: AdamW::new(recipe.weight_decay),
+        order: learner.order(seed, recipe.batch)?,
+        average: recipe.average.map(|decay| Average::new(decay, &params)),
+        method,
+        params,
+    };
     let schedule = Schedule::LinearWarmup {
         warmup: recipe.steps / 10,
         total: recipe.steps,
     };
-    let mut average = recipe.average.map(|decay| Average::new(decay, &params));
-    let mut curve = Curve::new();
-    let mut begin = 0;
+    let (mut begin, mut curve) = (0, Curve::new());
     if let Some(kept) = stage.resume() {
-        let state = State {
-            params: &params,
-            optimiser: &mut optimiser,
-            order: &mut order,
-            average: average.as_mut(),
-            method: method.as_mut().map(|m| &mut **m as &mut dyn Attached),
-        };
         (begin, curve) = state.restore(&kept)?;
     }
     for step in begin..recipe.steps {
-        let items = order.next_batch(recipe.batch);
+        let items = state.order.next_batch(recipe.batch);
         let forward = || -> Result<(Tensor, Tensor)> {
             let task = learner.loss(&Context::train(seed, step), &items, step)?;
-            let penalty = method.as_ref().map(|m| m.penalty()).transpose()?.flatten();
-            let loss = penalty.map_or(Ok(task.clone()), |p| task.add(&p))?;
+            let penalty = state.method.as_ref().map(|m| m.penalty()).transpose()?;
+            let loss = penalty
+                .flatten()
+                .map_or(Ok(task.clone()), |p| task.add(&p))?;
             Ok((task, loss))
         };
         let (task, loss) = forward()?;
         let value = loss.item()?;
         if !value.is_finite() {
-            return Err(diverged(step, value, &params, || Ok(forward()?.1)));
+            return Err(diverged(step, value, &state.params, || Ok(forward()?.1)));
         }
         let mut grads = backward(&loss)?;
         clip_global_norm(&mut grads, recipe.clip)?;
-        optimiser.step(
-            &params,
-            &grads,
-            recipe.learning_rate * schedule.factor(step),
-        )?;
-        if let Some(method) = &mut method {
+        let rate = recipe.learning_rate * schedule.factor(step);
+        state.optimiser.step(&state.params, &grads, rate)?;
+        if let Some(method) = &mut state.method {
             method.after_step(step, recipe.steps, &grads)?;
         }
-        if let Some(average) = &mut average {
-            average.follow(step, &params)?;
+        if let Some(average) = &mut state.average {
+            average.follow(step, &state.params)?;
         }
         if step == begin {
             emulated::end_checks()?;
@@ -163,19 +156,10 @@ pub fn fit(
         if step % (recipe.steps / 50).max(1) == 0 {
             curve.push((step, task.item()?));
         }
-        stage.step(step + 1, recipe.steps, || {
-            let state = State {
-                params: &params,
-                optimiser: &mut optimiser,
-                order: &mut order,
-                average: average.as_mut(),
-                method: method.as_mut().map(|m| &mut **m as &mut dyn Attached),
-            };
-            state.keep(step + 1, &curve)
-        })?;
+        stage.step(step + 1, recipe.steps, || state.keep(step + 1, &curve))?;
     }
-    if let Some(average) = average {
-        average.install(&params)?;
+    if let Some(average) = state.average {
+        average.install(&state.params)?;
     }
     Ok(curve)
 }

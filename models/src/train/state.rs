@@ -25,10 +25,10 @@ struct Position {
 
 /// All that a run goes on from.
 pub(super) struct State<'a> {
-    pub params: &'a [Param],
-    pub optimiser: &'a mut AdamW,
-    pub order: &'a mut Order,
-    pub average: Option<&'a mut Average>,
+    pub params: Vec<Param>,
+    pub optimiser: AdamW,
+    pub order: Order,
+    pub average: Option<Average>,
     pub method: Option<&'a mut (dyn Attached + 'a)>,
 }
 
@@ -41,12 +41,12 @@ impl State<'_> {
             curve: curve.clone(),
         };
         let json = serde_json::to_vec(&position).map_err(Error::other)?;
-        let mut weights = self.optimiser.state(self.params)?;
+        let mut weights = self.optimiser.state(&self.params)?;
         weights.insert(
             PLACE,
             Tensor::from_slice(&json, &[json.len()], &Device::cpu())?,
         );
-        for param in self.params {
+        for param in &self.params {
             weights.insert(format!("value.{}", param.name()), param.value());
         }
         if let Some(average) = &self.average {
@@ -63,7 +63,7 @@ impl State<'_> {
     }
 
     /// Puts everything back where it was; returns the steps taken and the curve.
-    pub fn restore(self, bytes: &[u8]) -> Result<(u64, Curve)> {
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(u64, Curve)> {
         let weights = checkpoint::from_file_bytes("the checkpoint of this stage", bytes)?;
         let of = |kind: &str, name: &str| {
             let name = format!("{kind}{name}");
@@ -73,22 +73,25 @@ impl State<'_> {
         };
         let place = of("", PLACE)?.to_vec::<u8>()?;
         let position: Position = serde_json::from_slice(&place).map_err(Error::other)?;
-        if let Some(method) = self.method {
+        if let Some(method) = &mut self.method {
             let own = weights.iter().filter_map(|(name, tensor)| {
                 let name = name.strip_prefix(METHOD)?;
                 Some((name.to_string(), tensor.clone()))
             });
             method.resume(&Weights::new(own))?;
         }
-        for param in self.params {
-            let device = param.value().device().clone();
-            param.set(of("value.", param.name())?.to_device(&device)?)?;
+        // Files are read to where the parameters are.
+        let own = |kind: &str, param: &Param| -> Result<Tensor> {
+            Ok(of(kind, param.name())?.to_device(param.value().device())?)
+        };
+        for param in &self.params {
+            param.set(own("value.", param)?)?;
         }
-        if let Some(average) = self.average {
-            let values = self.params.iter().map(|p| of("average.", p.name()));
+        if let Some(average) = &mut self.average {
+            let values = self.params.iter().map(|p| own("average.", p));
             average.restore(values.collect::<Result<_>>()?);
         }
-        self.optimiser.load_state(self.params, &weights)?;
+        self.optimiser.load_state(&self.params, &weights)?;
         self.order.seek(position.cursor)?;
         Ok((position.step, position.curve))
     }
