@@ -77,12 +77,8 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
     // A file that cannot be used should be known before the base is made.
     let own = english::Own::of(run)?;
     let base = english::base(run)?;
-    let steps = run.options().steps.unwrap_or(run.pick(2, 150, 300));
-    let recipe = Recipe::new(steps, run.pick(8, 32, 32), 0.0);
-    let (tasks, key) = match &own {
-        Some(own) => (own.tasks(&base, most)?, own.key(&base)),
-        None => (english::tasks(&base, most)?, base.id.clone()),
-    };
+    let recipe = Recipe::new(run.steps(2, 150, 300), run.pick(8, 32, 32), 0.0);
+    let (tasks, key) = english::tasks(own.as_ref(), &base, most)?;
     let mut methods = arms();
     if run.scale() == Scale::Default {
         methods.truncate(6); // The ablations are --full's.

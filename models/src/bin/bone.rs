@@ -113,8 +113,7 @@ fn base(run: &mut Run) -> Result<Pretrained> {
 }
 
 fn experiment(run: &mut Run) -> Result<Verdict> {
-    let steps = run.options().steps.unwrap_or(run.pick(8, 200, 300));
-    let recipe = Recipe::new(steps, run.pick(8, 16, 16), 0.0);
+    let recipe = Recipe::new(run.steps(8, 200, 300), run.pick(8, 16, 16), 0.0);
     let most = run.pick(32, 300, 300);
     // A file that cannot be used should be known before the base is made.
     let (name, problems, data) = match run.options().data.clone() {

@@ -72,8 +72,7 @@ fn arms() -> Vec<Box<dyn Method>> {
 }
 
 fn experiment(run: &mut Run) -> Result<Verdict> {
-    let steps = run.options().steps.unwrap_or(run.pick(4, 60, 100));
-    let recipe = Recipe::new(steps, run.pick(8, 32, 32), 0.0);
+    let recipe = Recipe::new(run.steps(4, 60, 100), run.pick(8, 32, 32), 0.0);
     let most = run.pick(32, 500, 500);
     let base = pictures::base(run)?;
     let (tasks, key) = pictures::tasks(run, &base, &[16], most)?;

@@ -86,12 +86,8 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
     let most = run.pick(64, 1000, 2000);
     let own = english::Own::of(run)?;
     let base = english::base(run)?;
-    let steps = run.options().steps.unwrap_or(run.pick(8, 150, 300));
-    let recipe = Recipe::new(steps, run.pick(16, 32, 32), 0.0);
-    let (tasks, key) = match &own {
-        Some(own) => (own.tasks(&base, most)?, own.key(&base)),
-        None => (english::tasks(&base, most)?, base.id.clone()),
-    };
+    let recipe = Recipe::new(run.steps(8, 150, 300), run.pick(16, 32, 32), 0.0);
+    let (tasks, key) = english::tasks(own.as_ref(), &base, most)?;
     let mut methods = arms();
     if run.scale() == Scale::Default {
         methods.truncate(4); // The ablations are --full's.

@@ -189,6 +189,12 @@ impl Run {
         self.options.scale()
     }
 
+    /// Steps of fine-tuning: the user's number, or this scale's.
+    pub fn steps(&self, quick: u64, default: u64, full: u64) -> u64 {
+        let own = self.options.steps;
+        own.unwrap_or_else(|| self.pick(quick, default, full))
+    }
+
     /// Refuses a checkpoint and data of the user's, for an experiment that makes its own.
     ///
     /// # Errors

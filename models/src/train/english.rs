@@ -73,18 +73,9 @@ impl Own {
         }))
     }
 
-    /// As a task of a base.
-    ///
-    /// # Errors
-    /// As [`Classification::new`].
-    pub fn tasks<'a>(&self, base: &'a Base, most: usize) -> Result<Vec<Box<dyn Task + 'a>>> {
+    fn tasks<'a>(&self, base: &'a Base, most: usize) -> Result<Vec<Box<dyn Task + 'a>>> {
         let tests: Vec<(&str, &TextTask)> = self.tests.iter().map(|(n, t)| (&**n, t)).collect();
         Ok(vec![Box::new(Classification::new(base, &tests, most, 1)?)])
-    }
-
-    /// What runs on it with a base depend on.
-    pub fn key(&self, base: &Base) -> String {
-        format!("{} on {}", base.id, self.id)
     }
 }
 
@@ -116,11 +107,23 @@ pub fn base(run: &mut Run) -> Result<Base> {
     })
 }
 
-/// Misspelt definitions and hidden letters of reviews. At most `most` items are scored per test.
+/// What is fine-tuned on, the user's own or else misspelt definitions and hidden letters of reviews, and what runs on it with the
+/// base depend on. At most `most` items are scored per test.
 ///
 /// # Errors
-/// Embedded data that does not read, a text that the tokeniser cannot encode.
-pub fn tasks(base: &Base, most: usize) -> Result<Vec<Box<dyn Task + '_>>> {
+/// Embedded data that does not read, a text that the tokeniser cannot encode; what [`Classification::new`] refuses.
+pub fn tasks<'a>(
+    own: Option<&Own>,
+    base: &'a Base,
+    most: usize,
+) -> Result<(Vec<Box<dyn Task + 'a>>, String)> {
+    match own {
+        Some(own) => Ok((own.tasks(base, most)?, format!("{} on {}", base.id, own.id))),
+        None => Ok((embedded(base, most)?, base.id.clone())),
+    }
+}
+
+fn embedded(base: &Base, most: usize) -> Result<Vec<Box<dyn Task + '_>>> {
     let fractions = Fractions::default();
     let misspelt = |name, texts| spelling(name, texts, COLUMNS - 2, SWAPS);
     let definitions = corpus::definitions(&fractions)?;
