@@ -9,7 +9,7 @@ use deltaw_engine::cpu::gemm::{Dims, Layout, Scale, gemm};
 use deltaw_engine::cpu::threads;
 
 /// m, n, k, and whether A and B are stored transposed.
-const SHAPES: [(usize, usize, usize, bool, bool); 16] = [
+const SHAPES: [(usize, usize, usize, bool, bool); 19] = [
     (512, 512, 512, false, false),
     (1024, 1024, 1024, false, true),
     (2048, 2048, 2048, false, false),
@@ -17,6 +17,9 @@ const SHAPES: [(usize, usize, usize, bool, bool); 16] = [
     (2048, 1024, 256, false, true),
     (2048, 256, 1024, false, false),
     (1024, 256, 2048, true, false),
+    (256, 1024, 2048, true, false),
+    (256, 256, 2048, true, false),
+    (1, 1024, 2048, false, false),
     (2048, 2048, 256, false, true),
     (64, 128, 64, false, true),
     (128, 64, 64, true, false),

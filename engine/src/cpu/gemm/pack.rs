@@ -3,9 +3,20 @@
 
 use std::ops::Range;
 
-use super::lanes::{Kernel, Lanes};
+use super::lanes::{Kernel, Lanes, prefetch};
 use super::tile::{Columns, Epilogue, Rows, product, store};
 use super::{Layout, Operand, ROWS, Term};
+
+/// Rows that a copy asks for before it comes to them: each may be on another page, where the processor guesses nothing.
+const AHEAD: usize = 8;
+
+/// Brings `len` elements near.
+#[inline(always)]
+fn ahead(row: *const f32, len: usize) {
+    for i in (0..len).step_by(16) {
+        prefetch(row.wrapping_add(i));
+    }
+}
 
 /// Packs rows `terms` of columns `first..first + columns` of B into `panel`: rows of whole registers, zeros after the last column.
 pub(super) struct Panel<'a, B> {
@@ -236,6 +247,9 @@ pub(super) unsafe fn rows(
 ) {
     let tiles = rows.div_ceil(ROWS);
     for p in 0..k {
+        if layout.rows == 1 {
+            ahead(a.wrapping_add((p + AHEAD) * layout.cols), rows);
+        }
         for tile in 0..tiles {
             let count = ROWS.min(rows - tile * ROWS);
             // SAFETY: element (tile·ROWS + i, p) of A, and its place in the tile.

@@ -35,19 +35,6 @@ struct Slab {
 // SAFETY: the packed elements are only read while the slab is shared.
 unsafe impl Sync for Slab {}
 
-/// Packed rows of A over a slab's terms.
-#[derive(Clone, Copy)]
-struct Tiles {
-    start: *const f32,
-    /// Elements from one tile to the next.
-    stride: usize,
-    /// The first row.
-    first: usize,
-}
-
-// SAFETY: as above.
-unsafe impl Sync for Tiles {}
-
 impl Job<'_> {
     pub(super) fn packed<B: Operand>(&self, b: &[B], layout: Layout, term: Option<Term>) {
         let (Dims { n, k, .. }, width) = (self.dims, tile_width(self.isa));
@@ -127,47 +114,12 @@ impl Job<'_> {
 
     /// All rows of C over the columns of a slab.
     fn slab(&self, slab: Slab) {
-        let m = self.dims.m;
-        if !self.packs_rows() {
-            return self.blocks(slab, 0..m, None);
-        }
-        let terms = slab.terms.1 - slab.terms.0;
-        let tile = terms * ROWS + 16;
-        let most = (SLAB / tile).max(1) * ROWS;
-        for first in (0..m).step_by(most) {
-            let rows = most.min(m - first);
-            let tiles = rows.div_ceil(ROWS);
-            scratch::with(Kind::Rows, tiles * tile, |packed| {
-                let target = Disjoint::new(packed);
-                threads::par_chunks(tiles, (PIECE / 8 / tile).max(1), |range| {
-                    let at = first + range.start * ROWS;
-                    let layout = self.a_layout;
-                    // SAFETY: each tile is taken once; A was checked against its layout.
-                    unsafe {
-                        let to = target.slice(range.start * tile..range.end * tile);
-                        let a = self
-                            .a
-                            .as_ptr()
-                            .wrapping_add(at * layout.rows + slab.terms.0 * layout.cols);
-                        let rows = (range.len() * ROWS).min(first + rows - at);
-                        pack::rows(a, layout, rows, terms, to.as_mut_ptr(), tile);
-                    }
-                });
-                let packed = Tiles {
-                    start: target.as_ptr(),
-                    stride: tile,
-                    first,
-                };
-                self.blocks(slab, first..first + rows, Some(packed));
-            });
-        }
-    }
-
-    /// Some rows of C, which packed A begins with if there is one, over the columns of a slab.
-    fn blocks(&self, slab: Slab, range: Range<usize>, packed: Option<Tiles>) {
-        let (m, terms) = (range.len(), slab.terms.1 - slab.terms.0);
-        // What lies beside B joins the last group.
-        let group = (256 / slab.width).min(slab.own).max(1);
+        let (m, terms) = (self.dims.m, slab.terms.1 - slab.terms.0);
+        // Packed rows meet every panel before they are left; rows read where they lie, a group that stays near while they go
+        // by. What lies beside B joins the last group.
+        let packs = self.packs_rows();
+        let group = if packs { slab.own } else { 256 / slab.width };
+        let group = group.min(slab.own).max(1);
         let groups = slab.own.div_ceil(group).max(1);
         let work = |rows: usize| rows * group * slab.width * terms.max(1);
         let mut rows = 16 * ROWS;
@@ -178,21 +130,28 @@ impl Job<'_> {
             rows *= 2;
         }
         let blocks = m.div_ceil(rows);
+        let tile = terms * ROWS + 16;
+        let room = if packs {
+            rows.min(m).div_ceil(ROWS) * tile
+        } else {
+            0
+        };
         threads::par_pieces(blocks * groups, |piece| {
-            // A group of panels stays near while the rows go by.
             let (row, group_at) = (piece % blocks * rows, piece / blocks * group);
             let last = piece / blocks + 1 == groups;
             let group_end = if last { slab.panels } else { group_at + group };
-            let block = Block {
-                job: self,
-                slab,
-                rows: range.start + row..range.start + m.min(row + rows),
-                panels: group_at..group_end,
-                depth: depth(self.dims.k),
-                packed,
-            };
-            // SAFETY: blocks of C do not overlap; the slices were checked; packed A holds the block's tiles.
-            unsafe { run(self.isa, &block) }
+            scratch::with(Kind::Rows, room, |packed| {
+                let block = Block {
+                    job: self,
+                    slab,
+                    rows: row..m.min(row + rows),
+                    panels: group_at..group_end,
+                    depth: depth(self.dims.k),
+                    packed: packs.then_some((packed.as_mut_ptr(), tile)),
+                };
+                // SAFETY: blocks of C do not overlap; the slices were checked; `packed` has room for the block's tiles.
+                unsafe { run(self.isa, &block) }
+            });
         });
     }
 }
@@ -209,8 +168,8 @@ struct Block<'a, 'b> {
     rows: Range<usize>,
     panels: Range<usize>,
     depth: usize,
-    /// Packed A, unless it is read where it lies.
-    packed: Option<Tiles>,
+    /// Room for the tiles of A and elements from one to the next, unless A is read where it lies.
+    packed: Option<(*mut f32, usize)>,
 }
 
 impl Kernel for Block<'_, '_> {
@@ -228,13 +187,9 @@ impl Kernel for Block<'_, '_> {
                     .as_ptr()
                     .wrapping_add(first * layout.rows + start * layout.cols);
                 let (mut row, mut step, mut next) = (layout.rows, layout.cols, ROWS * layout.rows);
-                if let Some(Tiles {
-                    start,
-                    stride,
-                    first: top,
-                }) = self.packed
-                {
-                    a = start.add((first - top) / ROWS * stride);
+                if let Some((tiles, stride)) = self.packed {
+                    pack::rows(a, layout, self.rows.len(), depth, tiles, stride);
+                    a = tiles;
                     (row, step, next) = (1, ROWS, stride);
                 }
                 for panel in self.panels.clone() {
