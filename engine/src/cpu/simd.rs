@@ -204,13 +204,17 @@ pub fn sum_lanes(lanes: [f32; LANES]) -> f32 {
 /// Σ f(xᵢ), each of 16 lanes summed left to right, then [`sum_lanes`].
 #[inline(always)]
 pub fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [0.0f32; LANES];
     let (chunks, tail) = x.as_chunks::<LANES>();
+    let mut whole = [0.0f32; LANES];
     for chunk in chunks {
+        let mut next = whole;
         for l in 0..LANES {
-            lanes[l] += f(chunk[l]);
+            next[l] += f(chunk[l]);
         }
+        whole = next;
     }
+    // A copy, because lanes that are indexed by a variable live in memory.
+    let mut lanes = whole;
     for (lane, &v) in lanes.iter_mut().zip(tail) {
         *lane += f(v);
     }
@@ -221,14 +225,17 @@ pub fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 #[inline(always)]
 pub fn sum_of_pairs(x: &[f32], y: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
     debug_assert_eq!(x.len(), y.len());
-    let mut lanes = [0.0f32; LANES];
     let (xs, x_tail) = x.as_chunks::<LANES>();
     let (ys, y_tail) = y.as_chunks::<LANES>();
+    let mut whole = [0.0f32; LANES];
     for (a, b) in xs.iter().zip(ys) {
+        let mut next = whole;
         for l in 0..LANES {
-            lanes[l] = f(a[l], b[l], lanes[l]);
+            next[l] = f(a[l], b[l], whole[l]);
         }
+        whole = next;
     }
+    let mut lanes = whole;
     for ((lane, &a), &b) in lanes.iter_mut().zip(x_tail).zip(y_tail) {
         *lane = f(a, b, *lane);
     }
@@ -249,17 +256,18 @@ pub fn dot(x: &[f32], y: &[f32]) -> f32 {
 /// The largest element; −∞ for an empty slice; NaN elements are passed over.
 #[inline(always)]
 pub fn max_of(x: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let mut whole = [f32::NEG_INFINITY; LANES];
     let (chunks, tail) = x.as_chunks::<LANES>();
     for chunk in chunks {
+        let mut next = whole;
         for l in 0..LANES {
-            lanes[l] = if chunk[l] > lanes[l] {
-                chunk[l]
-            } else {
-                lanes[l]
-            };
+            if chunk[l] > whole[l] {
+                next[l] = chunk[l];
+            }
         }
+        whole = next;
     }
+    let mut lanes = whole;
     for (lane, &v) in lanes.iter_mut().zip(tail) {
         *lane = if v > *lane { v } else { *lane };
     }

@@ -64,6 +64,8 @@ impl Norm {
         (dx, add): (&mut [f32], bool),
     ) {
         let n = x.len();
+        // Of one length, so that the loops need no checks and become vectors.
+        let (gain, dy, u, dx) = (&gain[..n], &dy[..n], &mut u[..n], &mut dx[..n]);
         for j in 0..n {
             u[j] = gain[j] * dy[j];
         }
@@ -201,15 +203,16 @@ impl Op for Norm {
                             let x = &source[(first + i) * n..][..n];
                             let (mean, r) = self.statistics(x);
                             (s[0], s[1]) = (mean, r);
-                            match b {
-                                Some(b) => (0..n).for_each(
-                                    #[inline(always)]
-                                    |j| y[j] = ((x[j] - mean) * r).mul_add(g[j], b[j]),
-                                ),
-                                None => (0..n).for_each(
-                                    #[inline(always)]
-                                    |j| y[j] = x[j] * r * g[j],
-                                ),
+                            let (y, g) = (&mut y[..n], &g[..n]);
+                            if let Some(b) = b {
+                                let b = &b[..n];
+                                for j in 0..n {
+                                    y[j] = ((x[j] - mean) * r).mul_add(g[j], b[j]);
+                                }
+                            } else {
+                                for j in 0..n {
+                                    y[j] = x[j] * r * g[j];
+                                }
                             }
                         }
                     },
@@ -303,6 +306,7 @@ impl Op for Norm {
                         for row in index * block..rows.min((index + 1) * block) {
                             let (x, dy) = (&source[row * n..][..n], &d[row * n..][..n]);
                             let (mean, r) = (s[2 * row], s[2 * row + 1]);
+                            let (dg, db) = (&mut dg[..n], &mut db[..n]);
                             for j in 0..n {
                                 dg[j] += dy[j] * (x[j] - mean) * r;
                                 db[j] += dy[j];

@@ -206,6 +206,26 @@ mod tests {
     }
 
     #[test]
+    fn a_run_on_weights_or_data_of_the_users_own_is_not_compared() {
+        let with = |more: &[&str]| {
+            let dir = tempfile::tempdir().unwrap();
+            let out = dir.path().to_string_lossy().into_owned();
+            let paper = Paper {
+                slug: "record-test",
+                record: Some("{}"),
+                ..Paper::BLANK
+            };
+            let options = Options::parse_from([&["x", "--out", &out], more].concat());
+            let run = Run::open_silent(&paper, options).unwrap();
+            Report::of(&run, Verdict::all([]).unwrap()).unwrap().record
+        };
+        assert!(with(&[]).is_some());
+        for more in [["--data", "d.tsv"], ["--checkpoint", "c"], ["--steps", "9"]] {
+            assert_eq!(with(&more), None);
+        }
+    }
+
+    #[test]
     fn a_record_that_cannot_be_read_agrees_with_nothing() {
         let comparison = Comparison::of(&report(2.0, 1), "{\"format\": 1}");
         assert!(

@@ -208,10 +208,8 @@ impl Report {
             measured: measured(run),
             record: None,
         };
-        report.record = run
-            .paper
-            .record
-            .map(|record| Comparison::of(&report, record));
+        let record = run.paper.record.filter(|_| !run.options().departs());
+        report.record = record.map(|record| Comparison::of(&report, record));
         Ok(report)
     }
 

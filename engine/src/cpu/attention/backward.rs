@@ -63,12 +63,15 @@ impl BackwardHead<'_> {
             let at = heads.row(self.head, first + i);
             // SAFETY: each row of each head is written by one piece.
             let y = unsafe { target.slice(at..at + d) };
+            let x = &x[..d];
             if self.call.add {
-                y.iter_mut()
-                    .zip(x)
-                    .for_each(|(y, x)| *y = scale.mul_add(*x, *y));
+                for j in 0..d {
+                    y[j] = scale.mul_add(x[j], y[j]);
+                }
             } else {
-                y.iter_mut().zip(x).for_each(|(y, x)| *y = scale * x);
+                for j in 0..d {
+                    y[j] = scale * x[j];
+                }
             }
         }
     }
@@ -179,9 +182,9 @@ impl WithSimd for BackwardHead<'_> {
                         lse[first + i]
                     };
                     let (p, ds) = (&mut p[i * KEYS..][..n], &mut ds[i * KEYS..][..n]);
-                    for (p, ds) in p.iter_mut().zip(ds) {
-                        *p = math::exp(*p - shift);
-                        *ds = *p * (*ds - dot[i]);
+                    for j in 0..n {
+                        p[j] = math::exp(p[j] - shift);
+                        ds[j] = p[j] * (ds[j] - dot[i]);
                     }
                 }
                 if let (Some(sums), Some(gradient)) = (&mut self.dbias, &self.call.dbias) {

@@ -85,9 +85,10 @@ impl WithSimd for ForwardHead<'_, '_> {
                 // SAFETY: each row of each head is written by one piece.
                 let y = unsafe { out.0.slice(at..at + d) };
                 let factor = if sum[i] == 0.0 { 0.0 } else { 1.0 / sum[i] };
-                y.iter_mut()
-                    .zip(&o[i * wide..])
-                    .for_each(|(y, o)| *y = o * factor);
+                let o = &o[i * wide..][..d];
+                for j in 0..d {
+                    y[j] = o[j] * factor;
+                }
                 lse[first + i] = max[i] + math::log(sum[i]);
             }
         }

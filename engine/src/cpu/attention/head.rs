@@ -19,8 +19,13 @@ pub(super) fn gather(
     for i in 0..rows {
         let (row, pad) = to[i * wide..][..wide].split_at_mut(d);
         let source = &from[at(i)..][..d];
-        row.iter_mut().zip(source).for_each(|(y, x)| *y = scale * x);
-        pad.fill(0.0);
+        // By index: an iterator's `zip` is called, not inlined, in code for a wider path.
+        for j in 0..d {
+            row[j] = scale * source[j];
+        }
+        for x in pad {
+            *x = 0.0;
+        }
     }
 }
 
@@ -80,14 +85,17 @@ pub(super) fn finish_scores(
 /// `x ← e^(x − shift)`; the sum.
 #[inline(always)]
 pub(super) fn exponentials(x: &mut [f32], shift: f32) -> f32 {
-    let mut lanes = [0.0f32; LANES];
+    let mut whole = [0.0f32; LANES];
     let (chunks, tail) = x.as_chunks_mut::<LANES>();
     for chunk in chunks {
+        let mut next = whole;
         for l in 0..LANES {
             chunk[l] = math::exp(chunk[l] - shift);
-            lanes[l] += chunk[l];
+            next[l] += chunk[l];
         }
+        whole = next;
     }
+    let mut lanes = whole;
     for (lane, v) in lanes.iter_mut().zip(tail) {
         *v = math::exp(*v - shift);
         *lane += *v;

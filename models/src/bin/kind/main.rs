@@ -104,7 +104,7 @@ const PAPER: Paper = Paper {
     ],
     seeds: Scales {
         quick: 2,
-        default: 2,
+        default: 3,
         full: 3,
     },
     figures: &[
@@ -242,7 +242,7 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
         partition: SEEN,
         recipe: Recipe {
             average: Some(run.pick(0.99, 0.99, 0.995)),
-            ..Recipe::new(run.pick(3, 280, 2000), run.pick(4, 32, 32), 8e-3)
+            ..Recipe::new(run.pick(3, 220, 2000), run.pick(4, 32, 32), 8e-3)
         },
         levels: run.pick(1, 8, 8),
         sampling: Sampling {
@@ -310,7 +310,7 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
         methods: &methods,
         recipe: Recipe {
             average: Some(0.99),
-            ..Recipe::new(run.pick(2, 70, 200), run.pick(4, 32, 32), 0.0)
+            ..Recipe::new(run.pick(2, 60, 200), run.pick(4, 32, 32), 0.0)
         },
         rates: run.pick(
             vec![4e-3],
