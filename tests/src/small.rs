@@ -8,6 +8,21 @@ use deltaw_models::encoder::{Encoder, EncoderConfig, SequenceHead};
 
 use crate::fixture::Fixture;
 
+/// Names and bits, in the store's order.
+pub fn bits(weights: &Weights) -> Vec<(String, Vec<u32>)> {
+    let of = |t: &Tensor| {
+        t.to_vec::<f32>()
+            .unwrap()
+            .iter()
+            .map(|x| x.to_bits())
+            .collect()
+    };
+    weights
+        .iter()
+        .map(|(name, t)| (name.to_string(), of(t)))
+        .collect()
+}
+
 /// The largest difference, in units of f32 of the largest number wanted: at most `units`.
 pub fn close(name: &str, got: &[f64], want: &[f64], units: f64) -> f64 {
     assert_eq!(got.len(), want.len(), "{name}");

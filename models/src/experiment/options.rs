@@ -83,7 +83,7 @@ pub struct Options {
     #[arg(long)]
     pub full: bool,
 
-    /// Run seeds 1 to N instead of the scale's own number
+    /// Run so many seeds instead of the scale's own number
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub seeds: Option<u64>,
 

@@ -23,6 +23,8 @@ pub struct Paper {
     pub arms: &'static [(&'static str, &'static str)],
     /// How many seeds each scale runs.
     pub seeds: Scales<u64>,
+    /// The first of them: above 1 where the results of earlier ones were seen before the experiment was settled.
+    pub first_seed: u64,
     /// The paper's own figures, beside which ours stand.
     pub figures: &'static [Figure],
     /// What differs in scale between the paper's experiment and this one.
@@ -54,6 +56,7 @@ impl Paper {
             default: 3,
             full: 5,
         },
+        first_seed: 1,
         figures: &[],
         scale: "",
         own_scale: "",

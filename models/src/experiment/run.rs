@@ -227,13 +227,11 @@ impl Run {
         .at(self.scale())
     }
 
-    /// The seeds to run: 1 to N, the paper's N for this scale or `--seeds`.
+    /// The seeds to run: from the paper's first, its number for this scale or `--seeds`.
     pub fn seeds(&self) -> Vec<u64> {
-        (1..=self
-            .options
-            .seeds
-            .unwrap_or(self.paper.seeds.at(self.scale())))
-            .collect()
+        let number = self.options.seeds;
+        let number = number.unwrap_or(self.paper.seeds.at(self.scale()));
+        (self.paper.first_seed..).take(number as usize).collect()
     }
 
     /// Notes a setting for the report and the configuration's hash.

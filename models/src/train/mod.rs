@@ -8,6 +8,7 @@
 
 mod average;
 pub mod base;
+pub mod captions;
 pub mod causal;
 pub mod classify;
 pub mod comparison;

@@ -141,6 +141,7 @@ const PAPER: Paper = Paper {
     ],
     record: Some(include_str!("../../../records/kind/results.json")),
     source: concat!(include_str!("main.rs"), include_str!("transfer.rs")),
+    ..Paper::BLANK
 };
 
 const LORA: &str = "lora r=20";
