@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use deltaw_engine::prelude::*;
+use deltaw_models::decoder::Decoder;
+use deltaw_models::methods::adalora::AdaLora;
+use deltaw_models::methods::ia3::Ia3;
 use deltaw_models::methods::lora::Lora;
 use deltaw_models::methods::low_rank::LowRank;
-use deltaw_models::methods::{Attached, Method, Targets};
+use deltaw_models::methods::{Method, Targets};
 use deltaw_tests::numbers;
-use deltaw_tests::small::{bits, gpt2};
+use deltaw_tests::small::{CHAIN, bits, close, gpt2};
 
 /// A linear of its own or the middle third of a fused one, in any storage.
 fn site(dtype: DType, fused: bool) -> (Site, Param) {

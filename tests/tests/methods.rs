@@ -1,18 +1,14 @@
 //! The methods: counts and gradients by their formulas, merging, saving and taking off again.
 
-use std::sync::Arc;
-
 use deltaw_engine::optim::AdamW;
 use deltaw_engine::prelude::*;
 use deltaw_models::components::Partition;
-use deltaw_models::decoder::Decoder;
 use deltaw_models::layers::Linear;
 use deltaw_models::methods::adalora::AdaLora;
 use deltaw_models::methods::bone::Bone;
 use deltaw_models::methods::dora::Dora;
 use deltaw_models::methods::ia3::Ia3;
 use deltaw_models::methods::lora::Lora;
-use deltaw_models::methods::low_rank::LowRank;
 use deltaw_models::methods::miss::Miss;
 use deltaw_models::methods::oft::{Blocks, Oft};
 use deltaw_models::methods::pattern::Pattern;
@@ -25,8 +21,7 @@ use deltaw_models::methods::triadaptlora::TriAdaptLora;
 use deltaw_models::methods::vera::Vera;
 use deltaw_models::methods::{Adapter, Attached, Method, Targets};
 use deltaw_tests::numbers;
-use deltaw_tests::small::{Bert, CHAIN, HEADS, close, gpt2};
-use proptest::prelude::*;
+use deltaw_tests::small::{Bert, CHAIN, HEADS, bits, close};
 
 /// Every method with an update of its own.
 fn updates() -> Vec<Box<dyn Method>> {

@@ -47,7 +47,7 @@ const PAPER: Paper = Paper {
     ],
     seeds: Scales {
         quick: 2,
-        default: 2,
+        default: 5,
         full: 12,
     },
     first_seed: 11,
@@ -107,7 +107,7 @@ fn base(run: &mut Run) -> Result<Pretrained> {
     }
     let tokenizer = Tokenizer::bytes()?;
     let config = DecoderConfig::gpt2(tokenizer.vocabulary(), 96, 3, 4, 64);
-    let pre_training = Recipe::new(run.pick(20, 1500, 1500), 32, 4e-3);
+    let pre_training = Recipe::new(run.pick(20, 1000, 1500), 32, 4e-3);
     run.config("pre-training steps", pre_training.steps)?;
     Pretrained::on(run, config, tokenizer, &pre_training, documents)
 }

@@ -11,7 +11,7 @@ use super::{Learner, Recipe, base, fit, matrix};
 use crate::clip::{Clip, ClipConfig, TowerConfig, contrastive_loss};
 use crate::data::draw::few_shot;
 use crate::data::emoji::{self, SIDE, Style};
-use crate::data::images::{ImageSet, Normalisation};
+use crate::data::images::{ImageSet, ImageTask, Normalisation};
 use crate::data::order::Order;
 use crate::data::split::Fractions;
 use crate::data::tasks::pictures::{Level, emoji};
@@ -50,20 +50,14 @@ impl Towers {
         let config = small(&tokenizer)?;
         let device = run.device();
         let stage = run.stage("pre-train towers", &(&config, recipe), |stage| {
-            let task = emoji(Style::Noto, Level::Subgroup, &Fractions::default())?;
-            let (pictures, table) = (task.splits.train, emoji::table()?);
-            let caption = |(source, class): (&u32, &u32)| {
-                let class = spoken(&task.classes[*class as usize]);
-                format!("{class}: {}", table.emoji[*source as usize].name)
-            };
-            let captions = pictures.sources.iter().zip(&pictures.labels).map(caption);
-            let captions = encode(&tokenizer, captions)?;
+            let task = emoji_of(Style::Noto)?;
+            let captions = encode(&tokenizer, captions(&task)?.into_iter())?;
             let model = Model::new(Store::new(&device, 0), &config)?;
             let width = config.text.hidden_size;
             base::start(&model.store, width, "position_embedding.weight")?;
             let pairs = Pairs {
                 model,
-                pictures,
+                pictures: task.splits.train,
                 captions,
             };
             let curve = fit(stage, &pairs, None, recipe, 0)?;
@@ -79,6 +73,22 @@ impl Towers {
             device,
         })
     }
+}
+
+fn emoji_of(style: Style) -> Result<ImageTask> {
+    Ok(emoji(style, Level::Subgroup, &Fractions::default())?)
+}
+
+/// "subgroup: name" of each picture to train on.
+fn captions(task: &ImageTask) -> Result<Vec<String>> {
+    let (pictures, table) = (&task.splits.train, emoji::table()?);
+    let caption = |(source, class): (&u32, &u32)| {
+        let class = spoken(&task.classes[*class as usize]);
+        format!("{class}: {}", table.emoji[*source as usize].name)
+    };
+    Ok((pictures.sources.iter().zip(&pictures.labels))
+        .map(caption)
+        .collect())
 }
 
 fn small(tokenizer: &Tokenizer) -> Result<ClipConfig> {
@@ -203,7 +213,7 @@ impl<'a> Naming<'a> {
     /// # Errors
     /// As [`emoji`].
     pub fn new(base: &'a Towers, style: Style, shots: usize) -> Result<Self> {
-        let task = emoji(style, Level::Subgroup, &Fractions::default())?;
+        let task = emoji_of(style)?;
         let few = few_shot(&task.splits.train.labels, shots, 0);
         Ok(Naming {
             base,
@@ -273,5 +283,34 @@ impl Scored for Namer<'_> {
             right.extend(said.iter().zip(&labels).map(|(a, b)| a == b));
         }
         Ok(Cell::new().accuracy(right))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_begin_and_end_whatever_their_length() {
+        let tokenizer = Tokenizer::shipped().unwrap();
+        let ([first, last], pad) = (ends(&tokenizer).unwrap(), tokenizer.special().pad);
+        let texts = ["cat".to_string(), "a very long name ".repeat(20)];
+        let rows = encode(&tokenizer, texts.into_iter()).unwrap();
+        let (short, long) = rows.split_at(COLUMNS);
+        let own = tokenizer.encode("cat").unwrap();
+        assert_eq!(short[0], first);
+        assert_eq!(short[1..=own.len()], own[..]);
+        assert_eq!(short[own.len() + 1], last);
+        assert!(short[own.len() + 2..].iter().all(|id| *id == pad));
+        assert_eq!(
+            (long[0], long[COLUMNS - 1], long.len()),
+            (first, last, COLUMNS)
+        );
+    }
+
+    #[test]
+    fn a_caption_begins_with_what_its_class_is_called() {
+        let captions = captions(&emoji_of(Style::Noto).unwrap()).unwrap();
+        assert_eq!(captions[0], "face smiling: grinning face");
     }
 }

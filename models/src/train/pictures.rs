@@ -176,7 +176,7 @@ pub fn base(run: &mut Run) -> Result<Seer> {
         return Seer::from_folder(&folder, run);
     }
     let recipe = Recipe::new(run.pick(10, 800, 800), 64, 2e-3);
-    run.config("pre-training steps", recipe.steps)?;
+    run.config("pre-training steps on pictures", recipe.steps)?;
     let noto = emoji(Style::Noto, Level::Group, &Fractions::default())?;
     Seer::on(run, VitConfig::new(32, 8, 3, 96, 3, 4), &recipe, &noto)
 }
