@@ -37,7 +37,7 @@ const PAPER: Paper = Paper {
     ],
     seeds: Scales {
         quick: 2,
-        default: 3,
+        default: 5,
         full: 10,
     },
     figures: &[
