@@ -6,7 +6,7 @@ use std::sync::Arc;
 use deltaw_engine::checkpoint;
 use deltaw_engine::prelude::*;
 
-use super::comparison::{Part, Scored, Sets, Task};
+use super::comparison::{Part, Scored, Sets, Task, accuracy};
 use super::{Learner, Recipe, base, fit, matrix};
 use crate::clip::{Clip, ClipConfig, TowerConfig, contrastive_loss};
 use crate::data::draw::few_shot;
@@ -23,8 +23,6 @@ use crate::transformer::Activation;
 const COLUMNS: usize = 24;
 /// The file that pre-training leaves beside its stage.
 const WEIGHTS: &str = "base.safetensors";
-/// Pictures scored at a time.
-const ROWS: usize = 128;
 
 /// Pre-trained towers and what reads their texts.
 pub struct Towers {
@@ -273,16 +271,12 @@ impl Scored for Namer<'_> {
     }
 
     fn score(&self, stage: &Stage<'_>, part: Part) -> Result<Cell> {
-        let (set, mut right) = (self.task.sets.of(part), vec![]);
+        let Naming { sets, names, .. } = self.task;
+        let set = sets.of(part);
         let items: Vec<u32> = (0..set.len() as u32).collect();
-        for chunk in items.chunks(ROWS) {
-            stage.check()?;
-            let logits = || (self.model).logits(&Context::eval(), set, chunk, &self.task.names);
-            let (logits, labels) = no_grad(logits)?;
-            let said = logits.argmax()?.to_vec::<u32>()?;
-            right.extend(said.iter().zip(&labels).map(|(a, b)| a == b));
-        }
-        Ok(Cell::new().accuracy(right))
+        accuracy(stage, &items, |items| {
+            self.model.logits(&Context::eval(), set, items, names)
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use deltaw_engine::prelude::*;
 
-use super::comparison::{Part, Scored, Sets, Task};
+use super::comparison::{Part, Scored, Sets, Task, accuracy};
 use super::{Base, Learner};
 use crate::data::batch::{EncodedText, Pad, Targets, TextBatch};
 use crate::data::order::Order;
@@ -145,21 +145,14 @@ impl Scored for Classifier<'_> {
     fn score(&self, stage: &Stage<'_>, part: Part) -> Result<Cell> {
         let set = self.sets.of(part);
         let lengths = set.lengths();
-        let mut right = vec![false; set.len()];
         // Items of like lengths together, so that little of a batch is padding.
         let mut items: Vec<u32> = (0..set.len() as u32).collect();
         items.sort_by_key(|item| lengths[*item as usize]);
-        for chunk in items.chunks(128) {
-            stage.check()?;
-            let batch = set.batch(chunk, Pad::Multiple(8))?;
-            let said = no_grad(|| self.logits(&Context::eval(), &batch))?
-                .argmax()?
-                .to_vec::<u32>()?;
-            for ((item, said), class) in chunk.iter().zip(said).zip(classes(&batch)?) {
-                right[*item as usize] = said == *class;
-            }
-        }
-        Ok(Cell::new().accuracy(right))
+        accuracy(stage, &items, |items| {
+            let batch = set.batch(items, Pad::Multiple(8))?;
+            let logits = self.logits(&Context::eval(), &batch)?;
+            Ok((logits, classes(&batch)?.to_vec()))
+        })
     }
 }
 

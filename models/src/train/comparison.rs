@@ -1,5 +1,6 @@
 //! The experiment of most papers on fine-tuning: every method on every task, each at the rate that validation chose for it.
 
+use deltaw_engine::prelude::{Tensor, no_grad};
 use serde::Serialize;
 
 use super::{Learner, Recipe, fit};
@@ -86,6 +87,31 @@ pub trait Scored {
     /// # Errors
     /// An interruption.
     fn score(&self, stage: &Stage<'_>, part: Part) -> Result<Cell>;
+}
+
+/// Items scored at a time.
+const ROWS: usize = 128;
+
+/// Of each item whether its own class is the likeliest. `order` is that in which they are looked at, all items of a set; `logits`
+/// gives those of some of them, `[items, classes]`, and their classes.
+///
+/// # Errors
+/// An interruption; as `logits`.
+pub fn accuracy(
+    stage: &Stage<'_>,
+    order: &[u32],
+    logits: impl Fn(&[u32]) -> Result<(Tensor, Vec<u32>)>,
+) -> Result<Cell> {
+    let mut right = vec![false; order.len()];
+    for chunk in order.chunks(ROWS) {
+        stage.check()?;
+        let (logits, classes) = no_grad(|| logits(chunk))?;
+        let said = logits.argmax()?.to_vec::<u32>()?;
+        for ((item, said), class) in chunk.iter().zip(said).zip(classes) {
+            right[*item as usize] = said == class;
+        }
+    }
+    Ok(Cell::new().accuracy(right))
 }
 
 /// How methods are compared.

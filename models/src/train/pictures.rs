@@ -6,7 +6,7 @@ use std::sync::Arc;
 use deltaw_engine::checkpoint;
 use deltaw_engine::prelude::*;
 
-use super::comparison::{Part, Scored, Sets, Task};
+use super::comparison::{Part, Scored, Sets, Task, accuracy};
 use super::{Learner, Recipe, fit};
 use crate::data;
 use crate::data::draw::few_shot;
@@ -24,8 +24,6 @@ use crate::vit::{ImageHead, Vit, VitConfig};
 const HEADS: [&str; 1] = ["classifier."];
 /// The file that pre-training leaves beside its stage.
 const WEIGHTS: &str = "base.safetensors";
-/// Pictures scored at a time.
-const ROWS: usize = 128;
 
 /// A pre-trained vision transformer.
 pub struct Seer {
@@ -377,14 +375,10 @@ impl Scored for Pupil<'_> {
     }
 
     fn score(&self, stage: &Stage<'_>, part: Part) -> Result<Cell> {
-        let (set, mut right) = (self.task.sets.of(part), vec![]);
+        let set = self.task.sets.of(part);
         let items: Vec<u32> = (0..set.len() as u32).collect();
-        for chunk in items.chunks(ROWS) {
-            stage.check()?;
-            let (logits, labels) = no_grad(|| self.model.logits(&Context::eval(), set, chunk))?;
-            let said = logits.argmax()?.to_vec::<u32>()?;
-            right.extend(said.iter().zip(&labels).map(|(a, b)| a == b));
-        }
-        Ok(Cell::new().accuracy(right))
+        accuracy(stage, &items, |items| {
+            self.model.logits(&Context::eval(), set, items)
+        })
     }
 }
