@@ -94,7 +94,6 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
         methods: &methods,
         recipe,
         rates,
-        recorded_rates: run.scale() == Scale::Default && own.is_none(),
         most,
     };
     comparison.fill(run, &key, &tasks)?;

@@ -12,7 +12,7 @@ use deltaw_models::data::tokenizer::Tokenizer;
 use deltaw_models::data::user;
 use deltaw_models::decoder::DecoderConfig;
 use deltaw_models::experiment::files::digest;
-use deltaw_models::experiment::{self, Figure, Metric, Paper, Result, Run, Scale, Scales, Verdict};
+use deltaw_models::experiment::{self, Figure, Metric, Paper, Result, Run, Scales, Verdict};
 use deltaw_models::methods::adalora::AdaLora;
 use deltaw_models::methods::bone::Bone;
 use deltaw_models::methods::dora::Dora;
@@ -139,7 +139,6 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
             vec![1e-3, 4e-3],
             vec![4e-4, 1e-3, 2.5e-3, 6.3e-3, 1.6e-2, 4e-2],
         ),
-        recorded_rates: run.scale() == Scale::Default && run.options().checkpoint.is_none(),
         most,
     };
     comparison.fill(run, &(base.id.clone() + &data), &tasks)?;

@@ -101,12 +101,6 @@ const PICTURES: [&str; 4] = [
 ];
 const NAMES: [&str; 1] = ["names, twemoji"];
 
-/// Whether the user's own pictures or weights are tuned to.
-fn departs(run: &Run) -> bool {
-    let options = run.options();
-    options.checkpoint.is_some() || options.data.is_some()
-}
-
 fn arms() -> Vec<Box<dyn Method>> {
     let limited = |rank, distinct| RandLora {
         distinct,
@@ -141,7 +135,6 @@ fn fill(run: &mut Run) -> Result<()> {
                 methods,
                 recipe: recipe.clone(),
                 rates: rates.clone(),
-                recorded_rates: run.scale() == Scale::Default,
                 most,
             };
             comparison.fill(run, key, tasks)
@@ -154,7 +147,7 @@ fn fill(run: &mut Run) -> Result<()> {
     let shots: &[usize] = run.pick(&[8], &[8], &[8, usize::MAX]);
     let (tasks, key) = pictures::tasks(run, &base, shots, most)?;
     compare(run, &methods, &key, &tasks)?;
-    if departs(run) {
+    if run.options().own() {
         return Ok(());
     }
     let learning = Recipe::new(run.pick(4, 400, 1500), run.pick(8, 64, 64), 2e-3);
@@ -182,7 +175,7 @@ fn fill(run: &mut Run) -> Result<()> {
 fn experiment(run: &mut Run) -> Result<Verdict> {
     fill(run)?;
     let scores = run.scores(Metric::accuracy());
-    let own = departs(run);
+    let own = run.options().own();
     let probed = if own {
         scores.clone()
     } else {

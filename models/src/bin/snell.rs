@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use deltaw_engine::ops::kernelized::{Competition, Kernel, Values};
-use deltaw_models::experiment::{self, Metric, Paper, Result, Run, Scale, Scales, Verdict};
+use deltaw_models::experiment::{self, Metric, Paper, Result, Run, Scales, Verdict};
 use deltaw_models::methods::lora::Lora;
 use deltaw_models::methods::selective::{BitFit, Full, LinearProbe};
 use deltaw_models::methods::{Method, snell::Snell};
@@ -81,7 +81,6 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
         methods: &methods,
         recipe,
         rates: run.pick(vec![4e-3], vec![2e-3, 8e-3], vec![5e-4, 2e-3, 8e-3, 3.2e-2]),
-        recorded_rates: run.scale() == Scale::Default,
         most,
     };
     comparison.fill(run, &key, &tasks)?;

@@ -100,7 +100,6 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
             vec![2.5e-3, 1e-2],
             vec![1e-3, 2.5e-3, 6.3e-3, 1.6e-2],
         ),
-        recorded_rates: run.scale() == Scale::Default && own.is_none(),
         most,
     };
     comparison.fill(run, &key, &tasks)?;

@@ -156,9 +156,14 @@ impl Options {
         Self::from_arg_matches(&command.try_get_matches_from(args)?)
     }
 
-    /// Whether the user's own weights, data or length of a run make it another experiment than the paper's record.
+    /// Whether the weights or the data are the user's own.
+    pub fn own(&self) -> bool {
+        self.checkpoint.is_some() || self.data.is_some()
+    }
+
+    /// Whether weights, data or length make a run another experiment than the paper's record.
     pub fn departs(&self) -> bool {
-        self.checkpoint.is_some() || self.data.is_some() || self.steps.is_some()
+        self.own() || self.steps.is_some()
     }
 
     /// The scale that was asked for.

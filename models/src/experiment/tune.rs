@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::cube::{Better, Metric};
 use super::error::{Error, Result};
+use super::options::Scale;
 use super::run::Run;
 use super::stage::Stage;
 use super::stats::mean;
@@ -77,7 +78,8 @@ impl<C> Tuned<C> {
 }
 
 impl Run {
-    /// What the sweep of that name chose in the committed record; None where there is no record or no such sweep in it.
+    /// What the sweep of that name chose in the committed record, for a run of the default scale; None at another, with weights or
+    /// data of the user's own, and where there is no record or no such sweep in it.
     pub fn recorded<C: DeserializeOwned>(&self, name: &str) -> Option<Tuned<C>> {
         #[derive(Deserialize)]
         struct Record {
@@ -86,6 +88,9 @@ impl Run {
         #[derive(Deserialize)]
         struct Sweeps {
             sweeps: Vec<Sweep>,
+        }
+        if self.scale() != Scale::Default || self.options.own() {
+            return None;
         }
         let record: Record = serde_json::from_str(self.paper.record?).ok()?;
         let sweep = record.results.sweeps.into_iter().find(|s| s.name == name)?;
@@ -204,6 +209,8 @@ fn choose(scores: &[Vec<Option<f64>>], better: Better) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment::{Options, Paper};
+    use clap::Parser;
 
     #[test]
     fn the_best_mean_wins_and_divergence_rules_out() {
@@ -219,5 +226,35 @@ mod tests {
             Some(0)
         );
         assert_eq!(choose(&[vec![None]], Better::Higher), None);
+    }
+
+    #[test]
+    fn the_record_chooses_for_a_run_of_the_default_scale_on_the_papers_own_weights_and_data() {
+        let record = r#"{"results": {"sweeps": [{"name": "rate", "metric": {"name": "accuracy", "unit": "points",
+            "better": "higher", "decimals": 2}, "candidates": [0.1, 0.2], "seeds": [1],
+            "arms": [{"arm": "a", "scores": [[1.0], [2.0]], "chosen": 1, "at_edge": true}]}]}}"#;
+        let chosen = |more: &[&str]| {
+            let dir = tempfile::tempdir().unwrap();
+            let out = dir.path().to_string_lossy().into_owned();
+            let paper = Paper {
+                slug: "tune-test",
+                record: Some(record),
+                ..Paper::BLANK
+            };
+            let options = Options::parse_from([&["x", "--out", &out], more].concat());
+            let run = Run::open_silent(&paper, options).unwrap();
+            let tuned = run.recorded::<f64>("rate")?;
+            tuned.best("a").ok().copied()
+        };
+        assert_eq!(chosen(&[]), Some(0.2));
+        assert_eq!(chosen(&["--steps", "9"]), Some(0.2));
+        for more in [
+            &["--full"][..],
+            &["--quick"],
+            &["--data", "d.tsv"],
+            &["--checkpoint", "c"],
+        ] {
+            assert_eq!(chosen(more), None, "{more:?}");
+        }
     }
 }

@@ -120,10 +120,8 @@ pub struct Comparison<'a> {
     pub methods: &'a [Box<dyn Method>],
     /// What all runs share; the learning rate is searched.
     pub recipe: Recipe,
-    /// The learning rates that every arm is tried with, on validation.
+    /// The learning rates that every arm is tried with, on validation; where [`Run::recorded`] knows each arm's own, that is taken.
     pub rates: Vec<f64>,
-    /// Whether the committed record's choice is taken instead, where it has one.
-    pub recorded_rates: bool,
     /// The most items scored per test; part of the stages' keys.
     pub most: usize,
 }
@@ -221,9 +219,7 @@ impl Comparison<'_> {
         key: &impl Serialize,
     ) -> Result<crate::experiment::Tuned<f64>> {
         let search = format!("learning rate, {}", task.tests()[0]);
-        if self.recorded_rates
-            && let Some(tuned) = run.recorded(&search)
-        {
+        if let Some(tuned) = run.recorded(&search) {
             run.config(
                 search,
                 "each arm's own, chosen by the sweep of the committed record",

@@ -318,7 +318,6 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
             vec![1e-3, 4e-3],
             vec![3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
         ),
-        recorded_rates: run.scale() == Scale::Default,
         most: setup.shots[1],
     };
     let ids: Vec<&String> = Ancestor::ALL.iter().map(|a| &bases[&(*a, 1)].id).collect();
