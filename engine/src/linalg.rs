@@ -159,6 +159,19 @@ pub fn svd(a: &Tensor) -> Result<Svd> {
     svd_parts(u, &s, v, a.device())
 }
 
+/// The numerical rank: singular values above `max(m, n)·2⁻²³` of the largest, what rounding to f32 leaves of a smaller rank.
+///
+/// # Errors
+/// As [`svd`].
+pub fn rank(a: &Tensor) -> Result<usize> {
+    let (_, s, _) = thin("rank", &matrix("rank", "A", a)?)?;
+    let long = a.shape().iter().copied().max().unwrap_or(0) as f64;
+    let bound = s
+        .first()
+        .map_or(0.0, |s| s * long * f64::from(f32::EPSILON));
+    Ok(s.iter().filter(|s| **s > bound).count())
+}
+
 /// The `k` largest singular values and their vectors by a randomised range finder (Halko, Martinsson & Tropp 2011):
 /// `Q = orth((A·Aᵀ)⁴·A·Ω)` with k + 8 columns, then the decomposition of `Qᵀ·A`. Ω is normal, of the stream `key`.
 /// The j-th value's relative error falls as `(σ_{k+9}/σ_j)⁹`.

@@ -48,6 +48,38 @@ impl GradVisitor for RowSquares {
     }
 }
 
+/// `Σ G_ij²` of every entry, over the uses: as large as the matrix itself.
+pub struct Squares(Mutex<Vec<f64>>);
+
+impl Squares {
+    /// For a matrix of so many entries.
+    pub fn new(entries: usize) -> Self {
+        Squares(Mutex::new(vec![0.0; entries]))
+    }
+
+    /// The sums so far, by rows.
+    pub fn entries(&self) -> Vec<f64> {
+        lock(&self.0).clone()
+    }
+}
+
+impl GradVisitor for Squares {
+    fn tile(&self, first_row: usize, grad: &Tensor) -> Result<()> {
+        let (values, mut sums) = (grad.to_vec::<f64>()?, lock(&self.0));
+        let (count, start) = (sums.len(), first_row * grad.last_dim());
+        let own = sums.get_mut(start..start + values.len()).ok_or_else(|| {
+            Error::shape(
+                "squares",
+                format!("{} entries from {start} on, of {count}", values.len()),
+            )
+        })?;
+        for (sum, g) in own.iter_mut().zip(values) {
+            *sum += g * g;
+        }
+        Ok(())
+    }
+}
+
 /// `G_ij` at chosen places, in their order.
 pub struct Entries {
     places: Vec<(usize, usize)>,
@@ -185,6 +217,11 @@ mod tests {
             assert_eq!(sum, seen);
         }
         assert_eq!(rows.total(), rows.rows().iter().sum::<f64>());
+
+        let squares = Arc::new(Squares::new(SHAPE[0] * SHAPE[1]));
+        pass(Training::Observed(squares.clone()));
+        let all: Vec<f64> = want.iter().map(|g| g * g).collect();
+        assert_eq!(squares.entries(), all);
 
         let places = vec![(0, 0), (699, 999), (262, 5), (262, 5)];
         let entries = Arc::new(Entries::new(places.clone()));

@@ -4,6 +4,7 @@
 use deltaw_engine::linalg;
 use deltaw_engine::ops::kernelized::{Competition, Kernel, Values};
 use deltaw_engine::ops::random_basis::{Bases, RandomBasis};
+use deltaw_engine::ops::sparse::Sparse;
 use deltaw_engine::prelude::*;
 use deltaw_tests::{as_the_oracle, check, numbers, roundings, same_bits_with_any_threads};
 use proptest::prelude::*;
@@ -39,6 +40,10 @@ fn kernel(heads: usize) -> impl Strategy<Value = (usize, Kernel)> {
         Just(Kernel::Distance { scale: 0.1 }),
     ];
     (1..=heads, kernel)
+}
+
+fn dtype() -> impl Strategy<Value = DType> {
+    prop_oneof![Just(DType::F32), Just(DType::Bf16), Just(DType::F16)]
 }
 
 /// The middle of the widest gap between magnitudes, so that no difference moves an entry over the threshold.
@@ -86,6 +91,19 @@ proptest! {
             let weight = weight(m, n, DType::F32, x[0].device())?;
             random_basis_linear(&x[0], &weight, bias.then_some(&x[3]), (&x[1], &x[2]), update)
         }, &shapes, &deltaw_tests::inputs(&shapes, seed), random_basis_roundings(&update, [t, m, n]));
+    }
+
+    /// The composed form adds v to W; y and dx sum n and m products, dv the tokens'.
+    #[test]
+    fn chosen_places(t in 0usize..4, m in 0usize..7, n in 0usize..7, keep in 0usize..4, dtype in dtype(), bias: bool, seed: u64) {
+        let places: Vec<u32> = (0..m * n).filter(|i| i * 7 % 5 < keep).map(|i| i as u32).collect();
+        let shapes = vec![vec![t, n], vec![places.len()], vec![m]];
+        let update = Sparse::new(places).unwrap();
+        let units = 2.0 * (m.max(n).max(t) + 4) as f64 * m.max(n).max(t).max(1) as f64;
+        check("sparse", &|x| {
+            let weight = weight(m, n, dtype, x[0].device())?;
+            produced_linear(update.clone(), &x[0], &weight, bias.then_some(&x[2]), &[&x[1]])
+        }, &shapes, &deltaw_tests::inputs(&shapes, seed), units);
     }
 
     /// Numbers reach r in a kernel's argument, so (r + 1)³ in a cubic one and three times its square in its slope; every entry
@@ -166,6 +184,14 @@ fn over_several_panels() {
             block_affine_linear(&x[0], &weight, Some(&x[2]), &x[1])
         });
     }
+    let places: Vec<u32> = (0..(m * n) as u32).filter(|i| i % 11 == 3).collect();
+    let shapes = [vec![5, n], vec![places.len()]];
+    let update = Sparse::new(places).unwrap();
+    let units = 4.0 * (m.max(n) + 4) as f64 * m.max(n) as f64;
+    as_the_oracle("sparse", &shapes, 3, units, |x| {
+        let weight = weight(m, n, DType::F16, x[0].device())?;
+        produced_linear(update.clone(), &x[0], &weight, None, &[&x[1]])
+    });
     let shapes = [vec![5, n], vec![2, n, 4], vec![2, m, 4]];
     let update = KernelizedSparse {
         heads: 2,
@@ -327,6 +353,12 @@ fn shapes_that_do_not_fit_are_refused() {
     let w = weight(4, 6, DType::F32, &device).unwrap();
     let r = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &device).unwrap();
     let refused = |result: Result<Tensor>| result.unwrap_err().to_string();
+    let places = |places: &[u32]| Sparse::new(places.to_vec());
+    let said = places(&[1, 3, 3]).unwrap_err().to_string();
+    assert!(said.contains("wanted increasing places"), "{said}");
+    let beyond = places(&[1, 24]).unwrap();
+    let said = refused(produced_linear(beyond, &x, &w, None, &[&r(&[2])]));
+    assert!(said.contains("place 24 of a matrix 4×6"), "{said}");
     let said = refused(block_affine_linear(&x, &w, None, &r(&[3, 2, 2])));
     assert!(said.contains("[2, 2, 2]"), "{said}");
     let trained = w.trained();

@@ -26,6 +26,7 @@ pub mod select;
 pub mod shorthand;
 pub mod soft_targets;
 pub mod softmax;
+pub mod sparse;
 pub mod triangular;
 pub mod unary;
 pub mod view;

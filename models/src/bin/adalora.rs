@@ -95,6 +95,7 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
         recipe,
         rates,
         most,
+        ranks: false,
     };
     comparison.fill(run, &key, &tasks)?;
 

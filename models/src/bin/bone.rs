@@ -140,6 +140,7 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
             vec![4e-4, 1e-3, 2.5e-3, 6.3e-3, 1.6e-2, 4e-2],
         ),
         most,
+        ranks: false,
     };
     comparison.fill(run, &(base.id.clone() + &data), &tasks)?;
 

@@ -136,6 +136,7 @@ fn fill(run: &mut Run) -> Result<()> {
                 recipe: recipe.clone(),
                 rates: rates.clone(),
                 most,
+                ranks: true,
             };
             comparison.fill(run, key, tasks)
         };

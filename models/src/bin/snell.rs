@@ -6,10 +6,12 @@
 use std::process::ExitCode;
 
 use deltaw_engine::ops::kernelized::{Competition, Kernel, Values};
-use deltaw_models::experiment::{self, Metric, Paper, Result, Run, Scales, Verdict};
+use deltaw_models::experiment::{self, Metric, Paper, Result, Run, Scale, Scales, Verdict};
 use deltaw_models::methods::lora::Lora;
 use deltaw_models::methods::selective::{BitFit, Full, LinearProbe};
+use deltaw_models::methods::spt::Spt;
 use deltaw_models::methods::{Method, snell::Snell};
+use deltaw_models::train::comparison::UPDATE_RANK;
 use deltaw_models::train::{Comparison, Recipe, pictures};
 
 const PAPER: Paper = Paper {
@@ -32,6 +34,10 @@ const PAPER: Paper = Paper {
         ("linear probe", "the head alone"),
         ("bitfit", "biases"),
         ("lora r=8", "every linear of the blocks, rank 8"),
+        (
+            "spt r=8",
+            "as many weights as LoRA has numbers, those with the largest squared gradients",
+        ),
         ("snell r=8", "distance kernel, the upper tenth acts, softly"),
         ("snell r=8, dense", "the kernel without competition"),
         ("snell r=8, linear", "LoRA's product with competition"),
@@ -39,13 +45,16 @@ const PAPER: Paper = Paper {
             "snell r=8, squared",
             "the values of the reference code: K·|K|",
         ),
+        ("snell r=8, p=0", "the least entry alone is left out"),
+        ("snell r=8, p=0.5", "the upper half acts"),
+        ("snell r=8, p=0.99", "the upper hundredth acts"),
     ],
     seeds: Scales {
         quick: 2,
         default: 2,
         full: 5,
     },
-    scale: "The paper tunes ViT-B/16 and larger on FGVC and VTAB-1k; here a vision transformer of three blocks of width 96 learns 1,533 emoji, and is tuned with 144 or 160 pictures. The paper's strongest baseline, SPT's located sparse masks, is not among the arms.",
+    scale: "The paper tunes ViT-B/16 and larger on FGVC and VTAB-1k; here a vision transformer of three blocks of width 96 learns 1,533 emoji, and is tuned with 144 or 160 pictures. Of its strongest baseline, SPT, the located weights are an arm, without LoRA where they lie densely; the share that acts is swept on the first task alone, in --full.",
     own_scale: "The paper's is google/vit-base-patch16-224-in21k (and larger) on FGVC and VTAB-1k, each as a folder with a folder of PNGs per class.",
     source: include_str!("snell.rs"),
     ..Paper::BLANK
@@ -53,17 +62,19 @@ const PAPER: Paper = Paper {
 
 const SNELL: &str = "snell r=8";
 
+fn variant(change: impl Fn(&mut Snell)) -> Box<dyn Method> {
+    let mut method = Snell::rank(8);
+    change(&mut method);
+    Box::new(method)
+}
+
 fn arms() -> Vec<Box<dyn Method>> {
-    let variant = |change: fn(&mut Snell)| {
-        let mut method = Snell::rank(8);
-        change(&mut method);
-        Box::new(method) as Box<dyn Method>
-    };
     vec![
         Box::new(Full),
         Box::new(LinearProbe),
         Box::new(BitFit),
         Box::new(Lora::rank(8)),
+        Box::new(Spt::rank(8)),
         variant(|_| ()),
         variant(|m| m.competition = Competition::Off),
         variant(|m| m.kernel = Kernel::Linear),
@@ -82,10 +93,20 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
         recipe,
         rates: run.pick(vec![4e-3], vec![2e-3, 8e-3], vec![5e-4, 2e-3, 8e-3, 3.2e-2]),
         most,
+        ranks: true,
     };
     comparison.fill(run, &key, &tasks)?;
+    let shares = [0.0, 0.5, 0.99].map(|p| variant(|m| m.competition = Competition::Quantile(p)));
+    if run.scale() == Scale::Full {
+        let sweep = Comparison {
+            methods: &shares,
+            ..comparison
+        };
+        sweep.fill(run, &key, &tasks[..1])?;
+    }
 
     let scores = run.scores(Metric::accuracy());
+    let ranks = run.scores(Metric::new(UPDATE_RANK).decimals(1));
     let verdict = Verdict::all([
         scores.claim(SNELL).superior_to("lora r=8"),
         scores
@@ -95,9 +116,11 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
             .claim("snell r=8, squared")
             .superior_to("lora r=8")
             .aside(),
+        scores.claim(SNELL).superior_to("spt r=8").aside(),
         scores.claim(SNELL).superior_to("full").aside(),
         scores.claim(SNELL).superior_to("bitfit").aside(),
         scores.claim("lora r=8").superior_to("linear probe").aside(),
+        ranks.claim(SNELL).superior_to("lora r=8").aside(),
     ])?;
     Ok(verdict.needing_seeds(5))
 }

@@ -48,7 +48,7 @@ const PAPER: Paper = Paper {
     ],
     seeds: Scales {
         quick: 2,
-        default: 2,
+        default: 5,
         full: 10,
     },
     scale: "The paper tunes encoders of BERT's kind on GLUE, and models on SQuAD 2.0 and generation; here an encoder of three blocks of width 96 (0.4M parameters) reads bytes and is tuned for some hundred steps. No figure of the paper was verified, so none is quoted.",
@@ -58,6 +58,7 @@ const PAPER: Paper = Paper {
     ],
     own_scale: "The paper's is an encoder like roberta-base or microsoft/deberta-v3-base on GLUE, its tasks as TSV of text, text_pair and label. Without --data, a checkpoint is tuned to the sentiment of film reviews.",
     source: include_str!("triadaptlora.rs"),
+    record: Some(include_str!("../../records/triadaptlora/results.json")),
     ..Paper::BLANK
 };
 
@@ -101,6 +102,7 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
             vec![1e-3, 2.5e-3, 6.3e-3, 1.6e-2],
         ),
         most,
+        ranks: false,
     };
     comparison.fill(run, &key, &tasks)?;
 

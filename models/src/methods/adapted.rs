@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock};
 
+use deltaw_engine::linalg;
 use deltaw_engine::prelude::*;
 use serde_json::{Map, Value};
 
@@ -205,6 +206,21 @@ impl Adapted {
             .filter(|p| !starts_with_one(p.name(), &self.heads))
             .map(Param::len)
             .sum()
+    }
+
+    /// The mean numerical rank of ΔW over the matrices; None where there is no ΔW.
+    ///
+    /// # Errors
+    /// Numbers that are not finite.
+    pub fn update_rank(&self) -> Result<Option<f64>> {
+        let places = self.places.iter().filter(|place| place.delta.mergeable());
+        let rank = |place: &Place| -> Result<f64> {
+            let delta = no_grad(|| place.delta.dense(&place.site.weight()?))?;
+            Ok(linalg::rank(&delta)? as f64)
+        };
+        let ranks = places.map(rank).collect::<Result<Vec<f64>>>()?;
+        let mean = ranks.iter().sum::<f64>() / ranks.len() as f64;
+        Ok((!ranks.is_empty()).then_some(mean))
     }
 
     /// Whether the method put another base in place.

@@ -22,6 +22,7 @@ pub mod randlora;
 pub mod selective;
 pub mod several;
 pub mod snell;
+pub mod spt;
 pub mod svdiff;
 pub mod targets;
 mod torch_random;
@@ -50,6 +51,16 @@ pub trait Method {
 pub trait Attached {
     /// What it put where.
     fn adapted(&self) -> &Adapted;
+
+    /// Before the first step and before the optimiser knows what trains: `pass` gives the gradients of the task's loss on the
+    /// training batches, one after the other, for what has to be known of the task first.
+    ///
+    /// # Errors
+    /// The task's.
+    fn prepare(&mut self, pass: &mut dyn FnMut() -> Result<Gradients>) -> Result<()> {
+        let _ = pass;
+        Ok(())
+    }
 
     /// Added to the task's loss, on the tape.
     ///

@@ -1,4 +1,4 @@
-//! The update of a [`Producer`] on a site, which Bone and SNELL share.
+//! The update of a [`Producer`] on a site, which Bone, SNELL, SPT and RandLoRA share.
 
 use deltaw_engine::prelude::*;
 
@@ -10,7 +10,7 @@ pub struct Produced<P> {
     pub params: Vec<Param>,
 }
 
-impl<P: Producer + Copy> Delta for Produced<P> {
+impl<P: Producer + Clone> Delta for Produced<P> {
     fn dense(&self, weight: &Tensor) -> Result<Tensor> {
         let params: Vec<Tensor> = self.params.iter().map(Param::tensor).collect();
         self.producer
@@ -30,7 +30,7 @@ impl<P: Producer + Copy> Delta for Produced<P> {
         }
         let params: Vec<Tensor> = self.params.iter().map(Param::tensor).collect();
         produced_linear(
-            self.producer,
+            self.producer.clone(),
             x,
             weight,
             bias,

@@ -114,6 +114,9 @@ pub fn accuracy(
     Ok(Cell::new().accuracy(right))
 }
 
+/// The metric of [`Comparison::ranks`]: the mean over matrices.
+pub const UPDATE_RANK: &str = "rank of ΔW";
+
 /// How methods are compared.
 pub struct Comparison<'a> {
     /// The arms.
@@ -124,6 +127,8 @@ pub struct Comparison<'a> {
     pub rates: Vec<f64>,
     /// The most items scored per test; part of the stages' keys.
     pub most: usize,
+    /// Whether the numerical rank of what each arm learnt is taken, as [`UPDATE_RANK`].
+    pub ranks: bool,
 }
 
 /// One training run.
@@ -131,6 +136,7 @@ struct One<'a> {
     method: &'a dyn Method,
     recipe: &'a Recipe,
     seed: u64,
+    ranks: bool,
 }
 
 impl One<'_> {
@@ -152,6 +158,10 @@ impl One<'_> {
                 cell = cell.metric(name, mean);
             }
             cell = cell.curve("loss", curve);
+            let rank = self.ranks.then(|| attached.adapted().update_rank());
+            if let Some(rank) = rank.transpose()?.flatten() {
+                cell = cell.metric(UPDATE_RANK, rank);
+            }
             let ranks = attached.ranks()?;
             if !ranks.is_empty() {
                 cell = cell.matrix("rank", rank_map(&ranks));
@@ -195,6 +205,7 @@ impl Comparison<'_> {
                             method: &**method,
                             recipe: &recipe,
                             seed,
+                            ranks: self.ranks,
                         };
                         one.run(&**task, &parts, stage)
                     })?;
@@ -241,6 +252,7 @@ impl Comparison<'_> {
                     method: &**method,
                     recipe: &self.at(*trial.candidate),
                     seed: trial.seed,
+                    ranks: false,
                 };
                 let cells = one.run(task, &[Part::Validation], stage)?;
                 Ok(cells[0].metrics[&task.metric().name])

@@ -105,10 +105,13 @@ pub trait Learner {
 pub fn fit(
     stage: &mut Stage<'_>,
     learner: &dyn Learner,
-    method: Option<&mut dyn Attached>,
+    mut method: Option<&mut dyn Attached>,
     recipe: &Recipe,
     seed: u64,
 ) -> Result<Curve> {
+    if let Some(method) = &mut method {
+        prepare(*method, learner, recipe.batch, seed)?;
+    }
     let params = learner.store().trained();
     widen(&params)?;
     let mut state = State {
@@ -165,6 +168,23 @@ pub fn fit(
     Ok(curve)
 }
 
+/// Lets a method see the task's gradients on the batches that training will begin with.
+fn prepare(
+    method: &mut dyn Attached,
+    learner: &dyn Learner,
+    batch: usize,
+    seed: u64,
+) -> Result<()> {
+    let (mut order, mut step) = (learner.order(seed, batch)?, 0);
+    let mut pass = || {
+        let items = order.next_batch(batch);
+        let loss = learner.loss(&Context::train(seed, step), &items, step);
+        step += 1;
+        backward(&loss.map_err(as_engines)?)
+    };
+    Ok(method.prepare(&mut pass)?)
+}
+
 /// Holds what is trained in f32, whatever type a checkpoint had it in: a step is mostly smaller than what 16 bits tell apart.
 ///
 /// # Errors
@@ -183,16 +203,18 @@ fn diverged(
     params: &[Param],
     forward: impl FnOnce() -> Result<Tensor>,
 ) -> Error {
-    let again = || {
-        let loss = forward().map_err(|e| deltaw_engine::error::Error::Invalid(e.to_string()))?;
-        backward(&loss).map(drop)
-    };
+    let again = || backward(&forward().map_err(as_engines)?).map(drop);
     let culprit = find_non_finite(params, again).err();
     let culprit = culprit.map_or(String::new(), |e| format!("; {e}"));
     Error::Diverged {
         step,
         what: format!("the training loss is {value}{culprit}"),
     }
+}
+
+/// Where the engine calls back, an error in its words.
+fn as_engines(error: Error) -> deltaw_engine::error::Error {
+    deltaw_engine::error::Error::Invalid(error.to_string())
 }
 
 /// A matrix of indices or numbers on the device.

@@ -7,6 +7,7 @@ use crate::methods::Method;
 use crate::methods::adalora::AdaLora;
 use crate::methods::lora::Lora;
 use crate::methods::snell::Snell;
+use crate::methods::spt::Spt;
 use crate::methods::triadaptlora::TriAdaptLora;
 
 const CLOZE: Cloze = Cloze {
@@ -156,6 +157,77 @@ fn a_method_goes_on_to_the_same_bits() {
             assert_eq!(attached.ranks().unwrap(), ranks, "{name} from {at}");
         }
     }
+}
+
+/// As many weights as LoRA has numbers, those with the largest Σ G² over the batches; only they move, and files bring them back.
+#[test]
+fn spt_trains_the_most_sensitive_weights() {
+    const PACE: (u64, f32) = (6, 1e-2);
+    let tokenizer = Tokenizer::bytes().unwrap();
+    let stream = stream(&tokenizer);
+    let method = Spt {
+        batches: 2,
+        ..Spt::rank(1)
+    };
+    let model = || model(&tokenizer, &stream);
+    let plain = model();
+    let mut order = plain.order(3, 5).unwrap();
+    let sites = method.targets.of(plain.store()).unwrap();
+    plain.store().train_only(|_| true);
+    let (mut squares, mut count) = (vec![], 0);
+    for step in 0..2 {
+        let items = order.next_batch(5);
+        let loss = plain.loss(&Context::train(3, step), &items, step).unwrap();
+        let grads = backward(&loss).unwrap();
+        for (i, site) in sites.iter().enumerate() {
+            let g = grads.get(site.param().unwrap().id()).unwrap();
+            let own = g.to_vec::<f64>().unwrap().into_iter().enumerate();
+            squares.extend(own.map(|(at, g)| ((i, at), g * g)));
+        }
+    }
+    let mut sums = std::collections::BTreeMap::new();
+    for (place, square) in squares {
+        *sums.entry(place).or_insert(0.0) += square;
+    }
+    for site in &sites {
+        count += site.out_features().unwrap() + site.in_features().unwrap();
+    }
+    let mut all: Vec<_> = sums.into_iter().collect();
+    all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let mut want: Vec<_> = all[..count].iter().map(|(place, _)| *place).collect();
+    want.sort_unstable();
+
+    let tuned = model();
+    let before = tuned.store().weights();
+    let mut attached = method.attach(tuned.store(), &[]).unwrap();
+    prepare(&mut *attached, &tuned, 5, 3).unwrap();
+    assert_eq!(attached.parameters().unwrap(), count);
+    steps(
+        &tuned,
+        &mut start(&tuned, Some(&mut *attached), None),
+        0..PACE.0,
+        PACE,
+    );
+    let saved = attached.save().unwrap();
+    let loss = |model: &MaskedLm| {
+        let loss = model.loss(&Context::eval(), &[0, 1, 2], 0).unwrap();
+        loss.item().unwrap()
+    };
+    let (again, tuned_loss) = (model(), loss(&tuned));
+    let loaded = saved.attach(again.store(), &[]).unwrap();
+    assert_eq!(loss(&again), tuned_loss);
+    assert_eq!(loaded.parameters().unwrap(), count);
+
+    let mut moved = vec![];
+    for (i, site) in method.targets.of(tuned.store()).unwrap().iter().enumerate() {
+        site.merge().unwrap();
+        let name = site.param().unwrap().name().to_string();
+        let old = before.get(&name).unwrap().to_vec::<f32>().unwrap();
+        let new = site.param().unwrap().value().to_vec::<f32>().unwrap();
+        let differ = (0..old.len()).filter(|at| old[*at] != new[*at]);
+        moved.extend(differ.map(|at| (i, at)));
+    }
+    assert_eq!(moved, want);
 }
 
 #[test]

@@ -319,6 +319,7 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
             vec![3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
         ),
         most: setup.shots[1],
+        ranks: false,
     };
     let ids: Vec<&String> = Ancestor::ALL.iter().map(|a| &bases[&(*a, 1)].id).collect();
     let judges: Vec<&String> = judges.iter().map(|(id, _)| *id).collect();

@@ -243,7 +243,8 @@ impl Adapted {
         let Some(theirs) = adapter.weights.get(key) else {
             return Ok(());
         };
-        if theirs.shape() == own.shape() && theirs.to_vec::<f32>()? == own.to_vec::<f32>()? {
+        let values = |t: &Tensor| t.converted(DType::F64)?.to_vec::<f64>();
+        if theirs.shape() == own.shape() && values(theirs)? == values(own)? {
             return Ok(());
         }
         Err(adapter.bad_tensors(format!(

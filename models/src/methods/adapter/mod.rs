@@ -1,6 +1,6 @@
 //! Adapters in PEFT's files: `adapter_config.json` with the method's settings, `adapter_model.safetensors` with its tensors
 //! under `base_model.model.<module>.<key>`. A method that PEFT has not is written in the same style, under a `peft_type` of
-//! its own: SNELL, SVDIFF, TRIADAPTLORA, RANDLORA_PHILOX, and FULL, LINEAR_PROBE, BITFIT and TAILORS, which have no tensors but the model's.
+//! its own: SNELL, SPT, SVDIFF, TRIADAPTLORA, RANDLORA_PHILOX, and FULL, LINEAR_PROBE, BITFIT and TAILORS, which have no tensors but the model's.
 
 use std::path::Path;
 

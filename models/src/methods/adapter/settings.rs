@@ -21,6 +21,7 @@ use crate::methods::pissa::Pissa;
 use crate::methods::randlora::RandLora;
 use crate::methods::selective::{BitFit, Full, LinearProbe, Tailors};
 use crate::methods::snell::Snell;
+use crate::methods::spt::Spt;
 use crate::methods::svdiff::SvDiff;
 use crate::methods::targets::{Names, Selection};
 use crate::methods::triadaptlora::TriAdaptLora;
@@ -465,6 +466,12 @@ impl Adapter {
                 values: settings.needed("values")?,
                 targets,
             }),
+            "SPT" => Box::new(Spt {
+                rank: settings.or("r", 1)?,
+                batches: settings.or("batches", 1)?,
+                located: Some(Spt::places_of(self)?),
+                targets,
+            }),
             "SVDIFF" => Box::new(SvDiff { targets }),
             "TRIADAPTLORA" => Box::new(TriAdaptLora {
                 initial_rank: settings.size("init_r", 1)?,
@@ -477,7 +484,7 @@ impl Adapter {
             }),
             other => {
                 return Err(self.bad_config(format!(
-                    "peft_type is \"{other}\"; LORA, ADALORA, MISS, VERA, IA3, OFT, RANDLORA, RANDLORA_PHILOX, SNELL, SVDIFF, TRIADAPTLORA, FULL, LINEAR_PROBE, BITFIT and TAILORS are read"
+                    "peft_type is \"{other}\"; LORA, ADALORA, MISS, VERA, IA3, OFT, RANDLORA, RANDLORA_PHILOX, SNELL, SPT, SVDIFF, TRIADAPTLORA, FULL, LINEAR_PROBE, BITFIT and TAILORS are read"
                 )));
             }
         })
