@@ -408,6 +408,14 @@ mod tests {
     }
 
     #[test]
+    fn the_rank_is_what_rounding_leaves() {
+        let low = normal(40, 3, 1).matmul(&normal(3, 25, 2)).unwrap();
+        assert_eq!(rank(&low).unwrap(), 3);
+        assert_eq!(rank(&normal(40, 25, 3)).unwrap(), 25);
+        assert_eq!(rank(&low.affine(0.0, 0.0).unwrap()).unwrap(), 0);
+    }
+
+    #[test]
     fn refusals_say_why() {
         let said = |e: Result<Tensor>| e.unwrap_err().to_string();
         let indefinite = Tensor::from([[1.0, 2.0], [2.0, 1.0]]);

@@ -42,10 +42,6 @@ fn kernel(heads: usize) -> impl Strategy<Value = (usize, Kernel)> {
     (1..=heads, kernel)
 }
 
-fn dtype() -> impl Strategy<Value = DType> {
-    prop_oneof![Just(DType::F32), Just(DType::Bf16), Just(DType::F16)]
-}
-
 /// The middle of the widest gap between magnitudes, so that no difference moves an entry over the threshold.
 fn widest_gap(k: &[f64]) -> f32 {
     let mut sizes: Vec<f64> = k.iter().map(|k| k.abs()).collect();
@@ -95,13 +91,13 @@ proptest! {
 
     /// The composed form adds v to W; y and dx sum n and m products, dv the tokens'.
     #[test]
-    fn chosen_places(t in 0usize..4, m in 0usize..7, n in 0usize..7, keep in 0usize..4, dtype in dtype(), bias: bool, seed: u64) {
+    fn chosen_places(t in 0usize..4, m in 0usize..7, n in 0usize..7, keep in 0usize..4, bias: bool, seed: u64) {
         let places: Vec<u32> = (0..m * n).filter(|i| i * 7 % 5 < keep).map(|i| i as u32).collect();
         let shapes = vec![vec![t, n], vec![places.len()], vec![m]];
         let update = Sparse::new(places).unwrap();
         let units = 2.0 * (m.max(n).max(t) + 4) as f64 * m.max(n).max(t).max(1) as f64;
         check("sparse", &|x| {
-            let weight = weight(m, n, dtype, x[0].device())?;
+            let weight = weight(m, n, DType::F32, x[0].device())?;
             produced_linear(update.clone(), &x[0], &weight, bias.then_some(&x[2]), &[&x[1]])
         }, &shapes, &deltaw_tests::inputs(&shapes, seed), units);
     }

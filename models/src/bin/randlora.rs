@@ -15,6 +15,7 @@ use deltaw_models::methods::randlora::RandLora;
 use deltaw_models::methods::selective::{Full, LinearProbe};
 use deltaw_models::methods::vera::Vera;
 use deltaw_models::train::captions::{Naming, Towers};
+use deltaw_models::train::comparison::UPDATE_RANK;
 use deltaw_models::train::{Comparison, Recipe, Task, english, pictures};
 
 const PAPER: Paper = Paper {
@@ -176,6 +177,7 @@ fn fill(run: &mut Run) -> Result<()> {
 fn experiment(run: &mut Run) -> Result<Verdict> {
     fill(run)?;
     let scores = run.scores(Metric::accuracy());
+    let ranks = run.scores(Metric::new(UPDATE_RANK).decimals(1));
     let own = run.options().own();
     let probed = if own {
         scores.clone()
@@ -195,6 +197,9 @@ fn experiment(run: &mut Run) -> Result<Verdict> {
         scores.claim("full").superior_to("lora r=8").aside(),
         probed.claim("lora r=4").superior_to(PROBE).aside(),
     ];
+    for arm in ["lora r=8", "randlora r=4, 2 bases"] {
+        claims.push(ranks.claim("randlora r=4").superior_to(arm).aside());
+    }
     if run.scale() != Scale::Default {
         let sparse = scores.claim("randlora r=4, sparse");
         claims.push(sparse.equals(1.0, "randlora r=4").aside());

@@ -51,12 +51,13 @@ const PAPER: Paper = Paper {
     ],
     seeds: Scales {
         quick: 2,
-        default: 2,
+        default: 5,
         full: 5,
     },
     scale: "The paper tunes ViT-B/16 and larger on FGVC and VTAB-1k; here a vision transformer of three blocks of width 96 learns 1,533 emoji, and is tuned with 144 or 160 pictures. Of its strongest baseline, SPT, the located weights are an arm, without LoRA where they lie densely; the share that acts is swept on the first task alone, in --full.",
     own_scale: "The paper's is google/vit-base-patch16-224-in21k (and larger) on FGVC and VTAB-1k, each as a folder with a folder of PNGs per class.",
     source: include_str!("snell.rs"),
+    record: Some(include_str!("../../records/snell/results.json")),
     ..Paper::BLANK
 };
 

@@ -243,7 +243,7 @@ impl Adapted {
         let Some(theirs) = adapter.weights.get(key) else {
             return Ok(());
         };
-        let values = |t: &Tensor| t.converted(DType::F64)?.to_vec::<f64>();
+        let values = |t: &Tensor| t.converted(DType::F32)?.to_vec::<f32>();
         if theirs.shape() == own.shape() && values(theirs)? == values(own)? {
             return Ok(());
         }
