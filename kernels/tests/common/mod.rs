@@ -2,8 +2,8 @@
 #![allow(dead_code, reason = "every test uses a part of it")]
 
 pub mod case;
+pub mod committed;
 pub mod dropped;
-pub mod sass;
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 """Writes what the tests compare with: Triton's PTX for two small products, which the tests run, and the main loops of its
-kernels for our tiles (registers, instructions, useful instructions of a tile of K), which the table shows.
+kernels for our tiles (registers, instructions, useful instructions of a tile of K, or of keys), which the table shows.
 
     python generate.py CUDA_BIN        # the directory of ptxas and nvdisasm; Triton 3.9, no GPU needed
 """
@@ -41,6 +41,31 @@ def compile(type, by_k, tile, warps, stages):
     return triton.compile(source, target=GPUTarget("cuda", 80, 32), options=dict(num_warps=warps, num_stages=stages)).asm["ptx"]
 
 
+@triton.jit
+def attention(q, k, v, o, T, scale, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr):
+    head = tl.program_id(1) * T * D
+    rows, columns, d = tl.program_id(0) * BM + tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, D)
+    x = tl.load(q + head + rows[:, None] * D + d[None, :])
+    at = head + columns[:, None] * D + d[None, :]
+    largest, total, acc = tl.full((BM,), -float("inf"), tl.float32), tl.zeros((BM,), tl.float32), tl.zeros((BM, D), tl.float32)
+    for _ in range(0, T, BN):
+        s = tl.dot(x, tl.trans(tl.load(k + at)), input_precision=PRECISION) * scale
+        m = tl.maximum(largest, tl.max(s, 1))
+        p, fade = tl.exp2(s - m[:, None]), tl.exp2(largest - m)
+        total, largest = total * fade + tl.sum(p, 1), m
+        acc = tl.dot(p, tl.load(v + at), acc * fade[:, None], input_precision=PRECISION)
+        at += BN * D
+    tl.store(o + head + rows[:, None] * D + d[None, :], acc / total[:, None])
+
+
+def compile_attention(width, tile, warps, stages):
+    signature = dict(q="*fp32", k="*fp32", v="*fp32", o="*fp32", T="i32", scale="fp32")
+    constants = dict(D=width, BM=tile[0], BN=tile[1], PRECISION="ieee")
+    source = ASTSource(attention, signature={**signature, **{x: "constexpr" for x in constants}}, constexprs=constants,
+                       attrs={(i,): [["tt.divisibility", 16]] for i in range(5)})
+    return triton.compile(source, target=GPUTarget("cuda", 80, 32), options=dict(num_warps=warps, num_stages=stages)).asm["ptx"]
+
+
 def main_loop(ptx, sm, cuda):
     with tempfile.TemporaryDirectory() as d:
         open(f"{d}/k.ptx", "w").write(ptx)
@@ -67,12 +92,16 @@ if __name__ == "__main__":
         "f32": [((128, 128, 16), 8, 4), ((64, 64, 16), 4, 4), ((32, 64, 16), 2, 4)],
     }
     with open("loops.txt", "w") as out:
-        out.write(f"# Triton {triton.__version__}: registers, instructions and useful ones of a turn of the main loop; both operands by k\n")
+        out.write(f"# Triton {triton.__version__}: registers, instructions and useful ones of a turn of the main loop; both operands by k; attention in f32\n")
         for type, shapes in tiles.items():
             for tile, warps, stages in shapes:
                 ptx = compile(type, True, tile, warps, stages)
                 for sm in (80, 90, 120):
                     out.write(f"{type}_nt_{'x'.join(map(str, tile))} sm_{sm} {' '.join(map(str, main_loop(ptx, sm, sys.argv[1])))}\n")
+        for width, tile in ((32, (64, 64)), (64, (64, 64)), (128, (64, 32))):
+            ptx = compile_attention(width, tile, 4, 2)
+            for sm in (80, 90, 120):
+                out.write(f"attention_{width} sm_{sm} {' '.join(map(str, main_loop(ptx, sm, sys.argv[1])))}\n")
     for by_k in (True, False):
         ptx = compile("bf16", by_k, (64, 64, 32), 4, 4)
         # Not the lines that say where its source lies.

@@ -3,6 +3,7 @@
 //! [`Description`] says how to launch a kernel of a PTX text; [`Profile::measure`] launches it on a virtual device and
 //! returns its counters, with registers, spills and occupancy of each architecture where ptxas is installed. For
 //! kernels that a program launches itself, [`Profile::of_launch`] takes what `deltaw_emulator::Device::launches` gives.
+//! [`Disassembler::code`] needs no launch: it looks at the machine code, loop by loop.
 //!
 //! Counters are properties of the PTX: ptxas may merge or hoist accesses. Times of GPUs are bounds predicted from data
 //! sheets, never measured, and are called that.
@@ -10,6 +11,7 @@
 mod description;
 mod gpu;
 mod ptxas;
+mod sass;
 mod table;
 
 use deltaw_emulator::{Device, EmulatorError, Launch};
@@ -18,6 +20,7 @@ use serde::Serialize;
 pub use description::{Argument, Description, Element, Fill};
 pub use gpu::{Bound, GPUS, Gpu, Limit, Occupancy};
 pub use ptxas::{Ptxas, Resources};
+pub use sass::{Block, Code, Disassembler, Group, Loop, Mix};
 
 /// Why a kernel was not profiled.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +41,23 @@ pub enum ProfileError {
         capability: u32,
         /// What it printed.
         words: String,
+    },
+    /// nvdisasm refuses what ptxas made: its words.
+    #[error("nvdisasm: {words}")]
+    Disassembler {
+        /// What it printed.
+        words: String,
+    },
+    /// A tool is not installed.
+    #[error(
+        "{tool}: not in PATH, and {} names none (pip install --no-deps {package})",
+        tool.to_uppercase()
+    )]
+    Missing {
+        /// The tool.
+        tool: &'static str,
+        /// The package of PyPI that has it.
+        package: &'static str,
     },
     /// The driver could not be used.
     #[error(transparent)]

@@ -1,7 +1,7 @@
 //! NVIDIA's assembler, where it is installed (PyPI: `nvidia-cuda-nvcc`), for registers and spills.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::Serialize;
@@ -34,14 +34,17 @@ pub struct Resources {
 impl Ptxas {
     /// The one that the environment variable `PTXAS` names, or else the first in `PATH`.
     pub fn find() -> Option<Ptxas> {
-        let named = std::env::var_os("PTXAS").map(PathBuf::from);
-        let in_path = || {
-            let path = std::env::var_os("PATH")?;
-            std::env::split_paths(&path)
-                .map(|directory| directory.join("ptxas"))
-                .find(|file| file.is_file())
-        };
-        named.or_else(in_path).map(|path| Ptxas { path })
+        installed("ptxas").map(|path| Ptxas { path })
+    }
+
+    /// Its release, as `13.5.37`.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub fn version(&self) -> Result<String, ProfileError> {
+        let words = said(Command::new(&self.path).arg("--version"))?.unwrap_or_else(|words| words);
+        let version = words.rsplit_once(", V").map_or("", |(_, version)| version);
+        Ok(version.split_whitespace().next().unwrap_or_default().into())
     }
 
     /// Assembles a text and returns what each of its kernels takes.
@@ -53,29 +56,60 @@ impl Ptxas {
         ptx: &str,
         capability: u32,
     ) -> Result<BTreeMap<String, Resources>, ProfileError> {
-        let io = |error| ProfileError::Io {
+        let directory = tempfile::tempdir().map_err(|error| self.failed(error))?;
+        self.assemble(ptx, capability, &directory.path().join("kernel.cubin"))
+    }
+
+    /// The same, leaving the machine code in a file whose directory is there.
+    pub(crate) fn assemble(
+        &self,
+        ptx: &str,
+        capability: u32,
+        cubin: &Path,
+    ) -> Result<BTreeMap<String, Resources>, ProfileError> {
+        let input = cubin.with_extension("ptx");
+        std::fs::write(&input, ptx).map_err(|error| self.failed(error))?;
+        let mut command = Command::new(&self.path);
+        command.args(["-v", &format!("-arch=sm_{capability}"), "-o"]);
+        match said(command.arg(cubin).arg(&input))? {
+            Ok(words) => Ok(parse(&words)),
+            Err(words) => Err(ProfileError::Ptxas { capability, words }),
+        }
+    }
+
+    fn failed(&self, error: std::io::Error) -> ProfileError {
+        ProfileError::Io {
             what: self.path.display().to_string(),
             error,
-        };
-        let directory = tempfile::tempdir().map_err(io)?;
-        let input = directory.path().join("kernel.ptx");
-        std::fs::write(&input, ptx).map_err(io)?;
-        let output = Command::new(&self.path)
-            .args(["-v", &format!("-arch=sm_{capability}"), "-o"])
-            .arg(directory.path().join("kernel.cubin"))
-            .arg(&input)
-            .output()
-            .map_err(io)?;
-        let words =
-            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        if !output.status.success() {
-            return Err(ProfileError::Ptxas {
-                capability,
-                words: words.trim().into(),
-            });
         }
-        Ok(parse(&words))
     }
+}
+
+/// A tool that the environment variable of its name in capitals names, or else the first in `PATH`.
+pub(crate) fn installed(tool: &str) -> Option<PathBuf> {
+    let named = std::env::var_os(tool.to_uppercase()).map(PathBuf::from);
+    let in_path = || {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path)
+            .map(|directory| directory.join(tool))
+            .find(|file| file.is_file())
+    };
+    named.or_else(in_path)
+}
+
+/// What a tool printed, as an error if it failed.
+pub(crate) fn said(command: &mut Command) -> Result<Result<String, String>, ProfileError> {
+    let output = command.output().map_err(|error| ProfileError::Io {
+        what: command.get_program().to_string_lossy().into_owned(),
+        error,
+    })?;
+    let words = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    let words = words.trim().to_owned();
+    Ok(if output.status.success() {
+        Ok(words)
+    } else {
+        Err(words)
+    })
 }
 
 /// Reads what `ptxas -v` prints.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use deltaw_emulator::Traffic;
 
-use crate::Profile;
+use crate::{Code, Profile};
 
 impl fmt::Display for Profile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,6 +96,42 @@ impl fmt::Display for Profile {
                 p.bound.microseconds,
                 p.bound.peak
             )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let r = &self.resources;
+        write!(
+            f,
+            "{} sm_{}: {} registers, {} B stack, {} B spilled, {} B static shared, {} instructions",
+            self.kernel,
+            self.capability,
+            r.registers,
+            r.stack,
+            r.spill_stores + r.spill_loads,
+            r.static_shared,
+            self.instructions
+        )?;
+        match &self.occupancy {
+            Some(o) => writeln!(
+                f,
+                ", occupancy {:.0} % by {:?}",
+                100.0 * o.fraction,
+                o.limit
+            )?,
+            None => writeln!(f, ", occupancy unknown without --threads")?,
+        }
+        for l in self.loops.iter().filter(|l| l.innermost) {
+            let mix = l
+                .mix
+                .iter()
+                .map(|(group, count)| format!("{count} {group:?}"));
+            let mix = mix.collect::<Vec<_>>().join(", ").to_lowercase();
+            let (length, share) = (l.instructions, 100.0 * l.share());
+            writeln!(f, "  loop of {length}: {share:.0} % tensor or fma; {mix}")?;
         }
         Ok(())
     }

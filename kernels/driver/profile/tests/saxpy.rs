@@ -1,6 +1,8 @@
 //! A profile of saxpy, whose counters can be told by hand.
 
-use kernel_profile::{Description, GPUS, Gpu, Profile, ProfileError, Ptxas};
+use kernel_profile::{
+    Block, Description, Disassembler, GPUS, Gpu, Group, Profile, ProfileError, Ptxas,
+};
 
 const SAXPY: &str = include_str!("../../tests/ptx/saxpy.ptx");
 
@@ -81,5 +83,64 @@ fn ptxas_adds_registers_and_occupancy_where_it_is_installed() {
         assert_eq!(predicted.resources.spill_stores, 0);
         assert_eq!(predicted.occupancy.fraction, 1.0, "{predicted:?}");
         assert_eq!(predicted.bound.peak, "memory");
+    }
+}
+
+#[test]
+fn the_machine_code_is_taken_apart_where_nvdisasm_is_installed() {
+    let tools = match Disassembler::find() {
+        Ok(tools) => tools,
+        Err(missing) => {
+            eprintln!("{missing}: nothing to take apart");
+            return;
+        }
+    };
+    // A sum of products, one a turn: 8 + 8 bytes in, an FMA, two pointers and a counter on.
+    const DOT: &str = "
+        .version 8.0
+        .target sm_80
+        .address_size 64
+        .visible .entry dot(.param .u64 x, .param .u64 y, .param .u32 n)
+        .reqntid 64
+        {
+            .reg .pred %p;
+            .reg .b32 %n;
+            .reg .b64 %x, %y;
+            .reg .f32 %a, %b, %sum;
+            ld.param.u64 %x, [x];
+            ld.param.u64 %y, [y];
+            ld.param.u32 %n, [n];
+            mov.f32 %sum, 0f00000000;
+        LOOP:
+            .pragma \"nounroll\";
+            ld.global.f32 %a, [%x];
+            ld.global.f32 %b, [%y];
+            fma.rn.f32 %sum, %a, %b, %sum;
+            add.u64 %x, %x, 4;
+            add.u64 %y, %y, 4;
+            sub.u32 %n, %n, 1;
+            setp.ne.u32 %p, %n, 0;
+            @%p bra LOOP;
+            st.global.f32 [%x], %sum;
+            ret;
+        }";
+    for sm in [80, 90, 120] {
+        let code = tools.code(DOT, sm, Block::default()).unwrap();
+        let [dot] = &code[..] else { panic!("{code:?}") };
+        assert_eq!(
+            (dot.kernel.as_str(), dot.resources.spill_stores),
+            ("dot", 0)
+        );
+        assert_eq!(dot.occupancy.unwrap().fraction, 1.0);
+        let [turn] = &dot.loops[..] else {
+            panic!("{dot:?}")
+        };
+        assert_eq!(
+            (turn.useful(), turn.count(Group::Global), turn.innermost),
+            (1, 2, true)
+        );
+        assert_eq!(dot.main_loop(), Some(turn));
+        assert!(turn.instructions < dot.instructions, "{dot:?}");
+        assert!(dot.to_string().contains("1 fma"), "{dot}");
     }
 }
