@@ -50,7 +50,7 @@ pub mod prelude {
     pub use crate::ops::loss::{Reduction, mae, mse};
     pub use crate::ops::low_rank::low_rank_linear;
     pub use crate::ops::norm::{layer_norm, rms_norm};
-    pub use crate::ops::produced::{Panel, Producer, produced_linear};
+    pub use crate::ops::produced::{DevicePanel, DeviceProducer, Panel, Producer, produced_linear};
     pub use crate::ops::random_basis::random_basis_linear;
     pub use crate::ops::recompute::recompute;
     pub use crate::ops::rotary::{Rotation, rotary};

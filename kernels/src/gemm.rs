@@ -31,6 +31,7 @@ use cudarc::driver::{CudaFunction, CudaStream, DeviceRepr, LaunchConfig, PushKer
 use crate::template::{Ptx, Template};
 use crate::{KernelError, Kernels};
 pub use plan::{Activation, Loader, Major, Output, Tile, Type, Variant};
+pub(crate) use split::add_parts;
 pub use split::{Fold, Plan};
 
 const TEMPLATE: Template = Template {

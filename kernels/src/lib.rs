@@ -5,6 +5,7 @@
 //! only the templates and a device only what it runs; [`registry`] lists the variants that the tests assemble.
 
 pub mod attention;
+pub mod block_affine;
 pub mod cross_entropy;
 mod element;
 mod error;

@@ -6,7 +6,9 @@ use crate::kernels::ROW_THREADS;
 use crate::map::{self, Element, Function, Mode};
 use crate::philox::Distribution;
 use crate::template::Ptx;
-use crate::{KernelError, attention, cross_entropy, norm, reduce, select, softmax, update};
+use crate::{
+    KernelError, attention, block_affine, cross_entropy, norm, reduce, select, softmax, update,
+};
 
 /// A kernel of some family.
 #[derive(Clone, Debug)]
@@ -56,6 +58,9 @@ pub fn entries() -> Result<Vec<Entry>, KernelError> {
     add(Scatter::NAME.into(), Scatter::threads(), Scatter::expand())?;
     for kernel in select::Kind::ALL {
         add(kernel.name().into(), kernel.threads(), kernel.expand())?;
+    }
+    for kernel in block_affine::Variant::all() {
+        add(kernel.name(), kernel.threads(), kernel.expand())?;
     }
     for kernel in update::Rule::ALL {
         add(kernel.name().into(), kernel.threads(), kernel.expand())?;

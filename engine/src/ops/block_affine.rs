@@ -6,13 +6,17 @@
 //! ```
 //!
 //! A ragged last block is W's corner padded by zeros, whose update is cut back to W: the last column of blocks uses the leading
-//! square of R_i twice over, the last row its leading rows as the constant. `2·m·n·r` FLOPs to make ΔW, as many for dR.
+//! square of R_i twice over, the last row its leading rows as the constant. `2·m·n·r` FLOPs to make ΔW, as many for dR. On CUDA
+//! devices see [`deltaw_kernels::block_affine`].
+
+use deltaw_kernels::block_affine as kernel;
 
 use crate::cpu::gemm::{Dims, Layout as Strides, Scale, gemm};
 use crate::cpu::threads::{Disjoint, par_pieces};
+use crate::device::cuda::{element, failed};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::ops::produced::{Panel, Producer, produced_linear};
+use crate::ops::produced::{DevicePanel, DeviceProducer, Panel, Producer, produced_linear};
 use crate::tensor::Tensor;
 
 /// Blocks of `r × r`.
@@ -196,6 +200,55 @@ impl Producer for BlockAffine {
             let own = unsafe { dr.slice(own) };
             self.contract_row(&panel.weight[at.clone()], &g[at], n, own);
         });
+    }
+
+    fn on_device(&self) -> Option<&dyn DeviceProducer> {
+        Some(self)
+    }
+}
+
+impl BlockAffine {
+    fn kernel(self, panel: &DevicePanel) -> Result<kernel::BlockAffine> {
+        Ok(kernel::BlockAffine {
+            rows: panel.weight.rows(),
+            n: panel.weight.last_dim(),
+            block: self.block,
+            element: element("block_affine", panel.weight)?,
+            w: panel.cuda.address("block_affine", panel.weight)?,
+        })
+    }
+
+    /// Bytes from the first square of R or dR to the panel's first.
+    fn squares(self, panel: &DevicePanel) -> u64 {
+        (panel.first * self.block * size_of::<f32>()) as u64
+    }
+}
+
+impl DeviceProducer for BlockAffine {
+    fn produce(&self, panel: &DevicePanel) -> Result<Tensor> {
+        let (call, name) = (self.kernel(panel)?, "block_affine");
+        let mut out = Tensor::empty(panel.weight.shape(), DType::F32, panel.weight.device())?;
+        let r = panel.cuda.address(name, panel.params[0])? + self.squares(panel);
+        let to = panel.cuda.address_mut(name, &mut out)?;
+        let (kernels, stream) = panel.cuda.launcher();
+        // SAFETY: the operands are contiguous tensors of this device and of these sizes, and the result is unshared.
+        let launched = unsafe { call.produce(r, to, kernels, stream) };
+        launched.map_err(|e| failed(name, &[panel.weight, panel.params[0]], e))?;
+        Ok(out)
+    }
+
+    fn contract(&self, panel: &DevicePanel, g: &Tensor, grads: &mut [Tensor]) -> Result<()> {
+        let (call, name) = (self.kernel(panel)?, "block_affine");
+        let (kernels, stream) = panel.cuda.launcher();
+        let parts = call.parts(kernels.multiprocessors());
+        let sums = [parts, call.blocks(), self.block, self.block];
+        let mut sums = Tensor::empty(&sums, DType::F32, g.device())?;
+        let [from, to] = [&mut sums, &mut grads[0]].map(|x| panel.cuda.address_mut(name, x));
+        let (from, to) = (from?, to? + self.squares(panel));
+        let g_at = panel.cuda.address(name, g)?;
+        // SAFETY: as in `produce`; the sums have room for all parts, and stay until what takes their memory comes later in the stream.
+        let launched = unsafe { call.contract(g_at, to, from, kernels, stream) };
+        launched.map_err(|e| failed(name, &[panel.weight, g], e))
     }
 }
 

@@ -8,13 +8,15 @@
 //! x `[…, n]`, W `[m, n]` frozen (f32, bf16 or f16), θ the update's parameters. A [`Producer`] knows how rows of ΔW come about
 //! and how rows of `G = dL/dΔW` fall to its parameters; neither exists whole. Scratch is two panels of a quarter of a million
 //! elements, one of W's rows and one of ΔW's or G's, or of the producer's granularity where that is larger. All tokens sweep
-//! a panel once, so that making it costs `O(mn)` a pass, whatever their number. Saved: x where θ is trained; W and θ.
+//! a panel once, so that making it costs `O(mn)` a pass, whatever their number. Saved: x where θ is trained; W and θ. On CUDA
+//! devices the same with panels of their own ([`DeviceProducer`]); a producer without that form is made whole there.
 
 use std::ops::Range;
 use std::sync::OnceLock;
 
 use crate::cpu::gemm::{Dims, Extra, Layout as Strides, Scale, gemm, gemm_with};
 use crate::device::Device;
+use crate::device::cuda::Cuda;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::layout::Layout;
@@ -23,6 +25,10 @@ use crate::ops::linear::{as_matrix, bias_gradient, linear, output_shape, write_m
 use crate::pool::{Tag, tagged};
 use crate::tape::Grads;
 use crate::tensor::Tensor;
+
+mod device;
+
+pub use device::{DevicePanel, DeviceProducer};
 
 /// Elements of a panel.
 const PANEL: usize = 1 << 18;
@@ -84,6 +90,11 @@ pub trait Producer: Send + Sync + 'static {
         g: &[f32],
         grads: &mut [&mut [f32]],
     );
+
+    /// The form on CUDA devices, if it has one; else ΔW is made whole there.
+    fn on_device(&self) -> Option<&dyn DeviceProducer> {
+        None
+    }
 }
 
 struct Produced<P: Producer> {
@@ -127,6 +138,42 @@ impl<P: Producer> Produced<P> {
     fn bias<'a>(&self, inputs: &[&'a Tensor]) -> Option<&'a Tensor> {
         self.has_bias.then(|| inputs[2 + self.params])
     }
+
+    /// The device and the form for it, where both exist.
+    fn native<'a>(&'a self, device: &'a Device) -> Option<(&'a Cuda, &'a dyn DeviceProducer)> {
+        Some((device.as_cuda()?, self.producer.on_device()?))
+    }
+
+    /// Whether one of the parameters is among the inputs that `needs` names.
+    fn trains(&self, needs: impl Fn(usize) -> bool) -> bool {
+        (0..self.params).any(|i| needs(2 + i))
+    }
+
+    /// Saves what backward needs, the parameters and what was made of them.
+    fn keep(&self, f: &mut Forward, x: &Tensor, w: &Tensor, rest: &[&Tensor]) {
+        let trains = self.trains(|i| f.needs(i));
+        if trains {
+            f.save(0, x);
+        }
+        if trains || f.needs(0) {
+            f.save(1, w);
+            (2..).zip(rest).for_each(|(slot, t)| f.save(slot, t));
+        }
+    }
+
+    fn saved_params<'a>(&self, saved: &'a Saved) -> Result<Vec<&'a Tensor>> {
+        (0..self.params).map(|i| saved.get(2 + i)).collect()
+    }
+
+    /// Gives the parameters' gradients away.
+    fn hand_over(&self, made: Vec<Tensor>, grads: &mut Grads) -> Result<()> {
+        for (i, gradient) in made.into_iter().enumerate() {
+            if grads.needs(2 + i) {
+                grads.add(2 + i, gradient)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A matrix's rows as f32: where they lie, if that is what they are, else copied to `room`.
@@ -160,10 +207,13 @@ impl<P: Producer> Op for Produced<P> {
     }
 
     fn supports(&self, device: &Device) -> bool {
-        device.is_cpu()
+        device.is_cpu() || self.native(device).is_some()
     }
 
     fn forward(&self, f: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
+        if let Some(native) = self.native(inputs[0].device()) {
+            return self.forward_on_device(native, f, inputs);
+        }
         let (x, w, bias) = (inputs[0], inputs[1], self.bias(inputs));
         let shape = output_shape(self.name(), x, w, bias)?;
         let x = as_matrix(x)?;
@@ -199,17 +249,7 @@ impl<P: Producer> Op for Produced<P> {
             );
             Ok(())
         })?;
-        let wanted = (0..self.params).any(|i| f.needs(2 + i));
-        if wanted {
-            f.save(0, &x);
-        }
-        if wanted || f.needs(0) {
-            f.save(1, w);
-            params
-                .iter()
-                .enumerate()
-                .for_each(|(i, p)| f.save(2 + i, p));
-        }
+        self.keep(f, &x, w, &params.iter().collect::<Vec<_>>());
         Ok(y.relayout(Layout::contiguous(shape)))
     }
 
@@ -224,14 +264,14 @@ impl<P: Producer> Op for Produced<P> {
         if self.has_bias {
             bias_gradient(grads, 2 + self.params, &dy)?;
         }
-        let wanted = (0..self.params).any(|i| grads.needs(2 + i));
+        let wanted = self.trains(|i| grads.needs(i));
         if !wanted && !grads.needs(0) {
             return Ok(());
         }
-        let w = saved.get(1)?;
-        let params: Vec<&Tensor> = (0..self.params)
-            .map(|i| saved.get(2 + i))
-            .collect::<Result<_>>()?;
+        if let Some(native) = self.native(dy.device()) {
+            return self.backward_on_device(native, &saved, &dy, grads);
+        }
+        let (w, params) = (saved.get(1)?, self.saved_params(&saved)?);
         let values: Vec<&[f32]> = params.iter().map(|p| p.as_slice()).collect::<Result<_>>()?;
         let size = Sizes {
             tokens: dy.rows(),
@@ -296,11 +336,7 @@ impl<P: Producer> Op for Produced<P> {
                 self.producer.contract(prepared, panel, g, &mut targets);
                 Ok(())
             })?;
-            for (i, gradient) in made.into_iter().enumerate() {
-                if grads.needs(2 + i) {
-                    grads.add(2 + i, gradient)?;
-                }
-            }
+            self.hand_over(made, grads)?;
         }
         Ok(())
     }

@@ -181,6 +181,47 @@ impl Gemm {
     }
 }
 
+/// Adds `parts` matrices of `[m, n]`, which lie one after another at `sums`, to the one at `y`, in their order; all f32.
+///
+/// # Errors
+/// [`KernelError::Driver`].
+///
+/// # Safety
+/// As for [`Gemm::launch`].
+pub(crate) unsafe fn add_parts(
+    (sums, parts): (u64, usize),
+    y: u64,
+    [m, n]: [usize; 2],
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+) -> Result<(), KernelError> {
+    let matrix = Matrix {
+        pointer: y,
+        stride: n,
+        batch_stride: 0,
+        transposed: false,
+    };
+    let gemm = Gemm {
+        operands: Type::F32,
+        output: Output::F32,
+        m,
+        n,
+        k: parts,
+        batch: 1,
+        a: matrix,
+        b: matrix,
+        extension: None,
+        alpha: 1.0,
+        bias: None,
+        activation: Activation::Identity,
+        residual: Some((1.0, matrix)),
+        y: matrix,
+        split: None,
+    };
+    // SAFETY: the caller's promise.
+    unsafe { gemm.fold(1, sums, kernels, stream) }
+}
+
 /// What is fixed in the second pass's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fold {

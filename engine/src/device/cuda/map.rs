@@ -12,7 +12,7 @@ use crate::ops::unary::{Saves, Unary};
 use crate::tensor::Tensor;
 
 /// The kernels' name of a tensor's element type.
-pub(super) fn element(op: &'static str, x: &Tensor) -> Result<Element> {
+pub(crate) fn element(op: &'static str, x: &Tensor) -> Result<Element> {
     Ok(match x.dtype() {
         DType::F32 => Element::F32,
         DType::Bf16 => Element::Bf16,

@@ -32,6 +32,7 @@ mod reduce;
 mod staging;
 mod update;
 
+pub(crate) use map::element;
 use memory::{Block, Pool};
 pub(crate) use product::{Around, Pair};
 use staging::Staging;

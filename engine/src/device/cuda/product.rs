@@ -222,7 +222,8 @@ pub(super) fn batched(
             let at: [usize; 3] = std::array::from_fn(|k| start[k] + first * step[k]);
             let y = Matrix {
                 pointer: to + 4 * at[0] as u64,
-                stride: n,
+                // Columns of a wider matrix lie further apart than their own number.
+                stride: own.strides[rank - 2].max(n),
                 batch_stride: step[0],
                 transposed: false,
             };
@@ -247,7 +248,7 @@ pub(super) fn batched(
                 y,
                 split: None,
             };
-            // SAFETY: the layouts lie within their tensors; `c` is contiguous, unshared and no operand.
+            // SAFETY: the layouts lie within their tensors; the rows of `c` are contiguous, and it is unshared and no operand.
             unsafe { launch(cuda, &product) }?
                 .map_err(|e| failed("matmul", &[&a.tensor, &b.tensor], e))?;
         }
