@@ -33,6 +33,7 @@ pub mod weights;
 pub mod prelude {
     pub use crate::accumulate::accumulate;
     pub use crate::context::{Context, Gate};
+    pub use crate::device::cuda::Cuda;
     pub use crate::device::{Device, Distribution};
     pub use crate::dtype::DType;
     pub use crate::error::{Error, Result};

@@ -11,6 +11,7 @@ mod element;
 mod error;
 pub mod gather;
 pub mod gemm;
+pub mod kernelized;
 mod kernels;
 pub mod map;
 pub mod norm;

@@ -7,7 +7,8 @@ use crate::map::{self, Element, Function, Mode};
 use crate::philox::Distribution;
 use crate::template::Ptx;
 use crate::{
-    KernelError, attention, block_affine, cross_entropy, norm, reduce, select, softmax, update,
+    KernelError, attention, block_affine, cross_entropy, kernelized, norm, reduce, select, softmax,
+    update,
 };
 
 /// A kernel of some family.
@@ -60,6 +61,12 @@ pub fn entries() -> Result<Vec<Entry>, KernelError> {
         add(kernel.name().into(), kernel.threads(), kernel.expand())?;
     }
     for kernel in block_affine::Variant::all() {
+        add(kernel.name(), kernel.threads(), kernel.expand())?;
+    }
+    for kernel in kernelized::Step::ALL {
+        add(kernel.name().into(), kernel.threads(), kernel.expand())?;
+    }
+    for kernel in kernelized::Variant::all() {
         add(kernel.name(), kernel.threads(), kernel.expand())?;
     }
     for kernel in update::Rule::ALL {

@@ -8,14 +8,15 @@
 //! a `[H, n, d]`, b `[H, m, d]`, r = H·d. The inner products and distances of the kernels run over all r numbers, but for the
 //! distance kernel of the reference code, `κ = c·Σ_h (−1)^h ‖a_hi − b_ho‖`, whose heads have signs. At distance 0 its gradient
 //! is 0. t has no gradient; it is the exact quantile, linearly interpolated, found by a radix selection that makes K four times
-//! over and stores none of it. Making K costs `2·m·n·r` FLOPs.
+//! over and stores none of it. Making K costs `2·m·n·r` FLOPs. On CUDA devices t stays there.
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::op::no_grad;
-use crate::ops::produced::{Panel, Producer, produced_linear};
+use crate::ops::produced::{DeviceProducer, Panel, Producer, produced_linear};
 use crate::tensor::Tensor;
 
+mod device;
 mod native;
 
 /// κ of two rows of factors.
@@ -203,6 +204,10 @@ impl Producer for KernelizedSparse {
     ) {
         let [da, db] = grads else { return };
         prepared.contract(panel, g, da, db);
+    }
+
+    fn on_device(&self) -> Option<&dyn DeviceProducer> {
+        Some(self)
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::fmt::Display;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
@@ -46,6 +46,7 @@ pub struct Cuda {
     pool: Arc<Pool>,
     staging: Mutex<Staging>,
     tf32: AtomicBool,
+    reads: AtomicUsize,
 }
 
 /// What a driver says of its device.
@@ -128,6 +129,7 @@ impl Cuda {
             pool: Arc::new(Pool::new(&stream)),
             staging: Mutex::new(Staging::new(&stream)),
             tf32: AtomicBool::new(false),
+            reads: AtomicUsize::new(0),
             stream,
         })
     }
@@ -188,6 +190,11 @@ impl Cuda {
     /// The most bytes that tensors ever held at once.
     pub fn peak_bytes(&self) -> usize {
         self.pool.peak()
+    }
+
+    /// How often the host waited for a tensor's elements: constant within a step.
+    pub fn reads(&self) -> usize {
+        self.reads.load(Relaxed)
     }
 
     /// What launches take.
@@ -281,6 +288,7 @@ impl Backend for Cuda {
     }
 
     fn read(&self, src: &Tensor, dtype: DType) -> Result<Vec<u8>> {
+        self.reads.fetch_add(1, Relaxed);
         let src = src.packed()?;
         let from = self.address("read", &src)?;
         let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
