@@ -21,6 +21,7 @@ pub mod registry;
 pub mod select;
 pub mod softmax;
 pub mod template;
+pub mod triangular;
 pub mod update;
 
 /// Where a template finds the fields of its kernel's argument, and under `size` how large that is.

@@ -8,7 +8,7 @@ use crate::philox::Distribution;
 use crate::template::Ptx;
 use crate::{
     KernelError, attention, block_affine, cross_entropy, kernelized, norm, reduce, select, softmax,
-    update,
+    triangular, update,
 };
 
 /// A kernel of some family.
@@ -68,6 +68,9 @@ pub fn entries() -> Result<Vec<Entry>, KernelError> {
     }
     for kernel in kernelized::Variant::all() {
         add(kernel.name(), kernel.threads(), kernel.expand())?;
+    }
+    for kernel in triangular::Kind::ALL {
+        add(kernel.name().into(), kernel.threads(), kernel.expand())?;
     }
     for kernel in update::Rule::ALL {
         add(kernel.name().into(), kernel.threads(), kernel.expand())?;

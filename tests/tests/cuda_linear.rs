@@ -1,8 +1,9 @@
 //! Linears on the CUDA backend against the CPU: bias in the product's epilogue, low-rank updates by a second operand pair, sums
-//! over many tokens in parts.
+//! over many tokens in parts; products with packed triangles by panels.
 
 use deltaw_engine::ops::linear::linear_stored;
 use deltaw_engine::ops::low_rank::low_rank_linear;
+use deltaw_engine::ops::triangular::Core;
 use deltaw_engine::prelude::*;
 use deltaw_tests::gpu::{Gpu, near, tensor};
 use proptest::prelude::*;
@@ -72,6 +73,43 @@ proptest! {
             low_rank_linear(&x[0], &x[1].detach(), Some(&x[4]), &x[2], &x[3], x.get(5), s as f32)
         });
     }
+}
+
+/// C·x on the device and on the CPU: entries of C are up to 2, so that y and dx sum r products of up to 2, and dC n of up to 1.
+fn triangles(core: &Core, there: [bool; 2], n: usize, seed: u64) {
+    let (r, sum) = (core.rank(), |k: usize, size: f64| {
+        bound(k + 1, size * k as f64)
+    });
+    let (mut inputs, mut bounds) = (vec![tensor(&[r, n], seed)], vec![sum(r, 2.0); 2]);
+    for part in 0..2u64 {
+        if there[part as usize] {
+            inputs.push(tensor(&[core.entries()], seed ^ (part + 1)));
+            bounds.push(sum(n, 1.0));
+        }
+    }
+    near("triangular", &inputs, &bounds, |x| {
+        let mut parts = x[1..].iter();
+        let [lower, upper] = there.map(|is| is.then(|| parts.next()).flatten());
+        triangular_matmul(core, lower, upper, &x[0])
+    });
+}
+
+proptest! {
+    #![proptest_config(cases(24))]
+
+    #[test]
+    fn packed_triangles(blocks in prop::collection::vec(1..20usize, 0..5), n in 0..40usize, which in 0..3usize, seed: u64) {
+        let ends: Vec<usize> = blocks.iter().scan(0, |end, b| { *end += b; Some(*end) }).collect();
+        triangles(&Core::new(&ends).unwrap(), [which != 1, which != 2], n, seed);
+    }
+}
+
+/// Several panels, of which some have no entries in some columns.
+#[test]
+fn packed_triangles_over_several_panels() {
+    triangles(&Core::triangle(300), [true, false], 33, 1);
+    triangles(&Core::triangle(300), [false, true], 20, 2);
+    triangles(&Core::new(&[1, 129, 130, 290]).unwrap(), [true, true], 9, 3);
 }
 
 /// With tf32 a product differs from the exact one, by what cutting both factors to 11 bits may make.

@@ -10,9 +10,10 @@
 //! Both are packed alike, and a block more is appended to either, so that growth moves nothing; entries inside a diagonal block are
 //! stored twice and add up. Cᵀ is C with L and U in each other's place. A panel of rows of C is unpacked at a time, over the
 //! columns that have entries alone: for one triangle `n·r·(r + 64)` FLOPs in place of `2·n·r²`. Scratch is one panel of 64 rows
-//! of C. Saved: x and the parts.
+//! of C, on CUDA of 128 ([`panels`]). Saved: x and the parts.
 
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cpu::gemm::{Dims, Layout as Strides, Scale, gemm};
 use crate::device::Device;
@@ -22,18 +23,30 @@ use crate::op::{Forward, Op, Saved, apply};
 use crate::tape::Grads;
 use crate::tensor::Tensor;
 
+mod panels;
+
 const NAME: &str = "triangular";
 /// Rows of C that are unpacked at a time.
 const PANEL: usize = 64;
 
 /// How the blocks of a core lie.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Core {
     /// e(p) of each row.
-    ends: Vec<usize>,
+    ends: Arc<[usize]>,
     /// Where each row's entries begin, and the end of all.
-    starts: Vec<usize>,
+    starts: Arc<[usize]>,
+    /// Both for kernels, on the device that last asked.
+    table: Arc<Mutex<Option<Tensor>>>,
 }
+
+impl PartialEq for Core {
+    fn eq(&self, other: &Self) -> bool {
+        self.ends == other.ends
+    }
+}
+
+impl Eq for Core {}
 
 impl Core {
     /// Blocks that reach to these ranks, increasing from at least 1.
@@ -41,29 +54,49 @@ impl Core {
     /// # Errors
     /// Ranks that do not increase.
     pub fn new(blocks: &[usize]) -> Result<Self> {
-        let (mut ends, mut starts) = (vec![], vec![0]);
+        let mut ends = vec![];
         for &end in blocks {
-            let rows = end.checked_sub(ends.len()).filter(|rows| *rows > 0);
-            let rows = rows.ok_or_else(|| {
-                Error::shape(
+            if end <= ends.len() {
+                return Err(Error::shape(
                     NAME,
                     format!("blocks end at {blocks:?}; wanted increasing ranks"),
-                )
-            })?;
-            for _ in 0..rows {
-                starts.push(starts[ends.len()] + end);
-                ends.push(end);
+                ));
             }
+            ends.resize(end, end);
         }
-        Ok(Core { ends, starts })
+        Ok(Core::of_rows(ends))
     }
 
     /// A plain triangle of side r: a block for each row.
     pub fn triangle(r: usize) -> Self {
+        Core::of_rows((1..=r).collect())
+    }
+
+    fn of_rows(ends: Vec<usize>) -> Self {
+        let mut starts = vec![0];
+        starts.extend(ends.iter().scan(0, |start, end| {
+            *start += end;
+            Some(*start)
+        }));
         Core {
-            ends: (1..=r).collect(),
-            starts: (0..=r).map(|p| p * (p + 1) / 2).collect(),
+            ends: ends.into(),
+            starts: starts.into(),
+            table: Arc::default(),
         }
+    }
+
+    /// End and start of each row, `[r, 2]`, uploaded once.
+    fn table(&self, device: &Device) -> Result<Tensor> {
+        let mut kept = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = kept.as_ref().filter(|table| table.device() == device) {
+            return Ok(table.clone());
+        }
+        let pairs = self.ends.iter().zip(&*self.starts);
+        let pairs: Vec<u32> = pairs
+            .flat_map(|(end, start)| [*end as u32, *start as u32])
+            .collect();
+        let table = Tensor::from_slice(&pairs, &[self.rank(), 2], device)?;
+        Ok(kept.insert(table).clone())
     }
 
     /// r.
@@ -91,17 +124,25 @@ impl Core {
             .reshape(&[r, r])
     }
 
-    /// Columns in which rows `rows` of C may have entries.
-    fn columns(&self, rows: &Range<usize>, has_lower: bool, has_upper: bool) -> Range<usize> {
-        let first = match has_lower {
-            true => 0,
-            false => self.ends.partition_point(|end| *end <= rows.start),
-        };
-        let end = match has_upper {
-            true => self.rank(),
-            false => self.ends[rows.end - 1],
-        };
-        first..end
+    /// Panels of so many rows of C with the columns in which they may have entries of the parts L and U that there are.
+    fn panels(
+        &self,
+        most: usize,
+        [has_lower, has_upper]: [bool; 2],
+    ) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        let (r, ends) = (self.rank(), &self.ends);
+        (0..r).step_by(most).map(move |start| {
+            let rows = start..r.min(start + most);
+            let first = match has_lower {
+                true => 0,
+                false => ends.partition_point(|end| *end <= start),
+            };
+            let end = match has_upper {
+                true => r,
+                false => ends[rows.end - 1],
+            };
+            (rows, first..end)
+        })
     }
 }
 
@@ -113,30 +154,10 @@ struct Parts<'a> {
     upper: Option<&'a [f32]>,
 }
 
-impl<'a> Parts<'a> {
-    fn transposed(self) -> Self {
-        Parts {
-            lower: self.upper,
-            upper: self.lower,
-            ..self
-        }
-    }
-
-    /// The panels of rows with their columns.
-    fn panels(self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + use<'a> {
-        let r = self.core.rank();
-        (0..r).step_by(PANEL).map(move |first| {
-            let rows = first..r.min(first + PANEL);
-            let columns = self
-                .core
-                .columns(&rows, self.lower.is_some(), self.upper.is_some());
-            (rows, columns)
-        })
-    }
-
+impl Parts<'_> {
     /// Rows `rows` and columns `columns` of C.
     fn unpack(self, rows: &Range<usize>, columns: &Range<usize>, out: &mut [f32]) {
-        let Core { ends, starts } = self.core;
+        let Core { ends, starts, .. } = self.core;
         for (p, out) in rows.clone().zip(out.chunks_exact_mut(columns.len().max(1))) {
             out.fill(0.0);
             if let Some(lower) = self.lower {
@@ -153,7 +174,8 @@ impl<'a> Parts<'a> {
     /// `out = C·x + β·out`, x `[r, n]`.
     fn product(self, x: &[f32], n: usize, beta: f32, out: &mut [f32]) {
         let mut panel = vec![0.0; PANEL.min(self.core.rank()) * self.core.rank()];
-        for (rows, columns) in self.panels() {
+        let there = [self.lower.is_some(), self.upper.is_some()];
+        for (rows, columns) in self.core.panels(PANEL, there) {
             self.unpack(&rows, &columns, &mut panel);
             let wide = columns.len();
             let dims = Dims {
@@ -191,16 +213,14 @@ fn contract(
         },
     );
     let mut panel = vec![0.0; PANEL.min(r) * r];
-    for first in (0..r).step_by(PANEL) {
-        let rows = first..r.min(first + PANEL);
-        let columns = core.columns(&rows, lower.is_some(), upper.is_some());
+    for (rows, columns) in core.panels(PANEL, [lower.is_some(), upper.is_some()]) {
         let wide = columns.len();
         let dims = Dims {
             m: rows.len(),
             n: wide,
             k: n,
         };
-        let left = (&dy[first * n..], Strides::row_major(n));
+        let left = (&dy[rows.start * n..], Strides::row_major(n));
         let right = (&x[columns.start * n..], Strides::transposed(n));
         gemm(dims, plain, left, right, (&mut panel, wide));
         for (p, dc) in rows.zip(panel.chunks_exact(wide.max(1))) {
@@ -233,27 +253,54 @@ impl Triangular {
     }
 }
 
+impl Triangular {
+    /// `out = C·x + β·out` of the parts L and U that there are.
+    fn product(
+        &self,
+        parts: [Option<&Tensor>; 2],
+        x: &Tensor,
+        beta: f32,
+        out: &mut Tensor,
+    ) -> Result<()> {
+        if let Some(cuda) = x.device().as_cuda() {
+            return panels::product(cuda, &self.core, parts, x, beta, out);
+        }
+        let [lower, upper] = parts.map(|part| part.map(Tensor::as_slice).transpose());
+        let parts = Parts {
+            core: &self.core,
+            lower: lower?,
+            upper: upper?,
+        };
+        parts.product(x.as_slice()?, x.last_dim(), beta, out.as_mut_slice()?);
+        Ok(())
+    }
+
+    /// dL and dU, where they are wanted.
+    fn contract(&self, dy: &Tensor, x: &Tensor, parts: [Option<&mut Tensor>; 2]) -> Result<()> {
+        if let Some(cuda) = x.device().as_cuda() {
+            return panels::contract(cuda, &self.core, dy, x, parts);
+        }
+        let [lower, upper] = parts.map(|part| part.map(Tensor::as_mut_slice).transpose());
+        let n = x.last_dim();
+        contract(&self.core, dy.as_slice()?, x.as_slice()?, n, lower?, upper?);
+        Ok(())
+    }
+}
+
 impl Op for Triangular {
     fn name(&self) -> &'static str {
         NAME
     }
 
     fn supports(&self, device: &Device) -> bool {
-        device.is_cpu()
+        device.has_kernels()
     }
 
     fn forward(&self, f: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
         let packed: Vec<Tensor> = inputs.iter().map(|t| t.packed()).collect::<Result<_>>()?;
-        let [lower, upper] = self
-            .at()
-            .map(|at| at.map(|at| packed[at].as_slice::<f32>()));
-        let parts = Parts {
-            core: &self.core,
-            lower: lower.transpose()?,
-            upper: upper.transpose()?,
-        };
+        let parts = self.at().map(|at| at.map(|at| &packed[at]));
         let mut y = Tensor::empty(inputs[0].shape(), DType::F32, inputs[0].device())?;
-        parts.product(packed[0].as_slice()?, y.last_dim(), 0.0, y.as_mut_slice()?);
+        self.product(parts, &packed[0], 0.0, &mut y)?;
         if self.at().into_iter().flatten().any(|at| f.needs(at)) {
             f.save(0, &packed[0]);
         }
@@ -279,20 +326,12 @@ impl Op for Triangular {
     }
 
     fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
-        let (dy, n) = (dy.packed()?, dy.last_dim());
-        let out = dy.as_slice::<f32>()?;
+        let dy = dy.packed()?;
         if grads.needs(0) {
-            let of = |at: Option<usize>| at.map(|at| saved.get(at)?.as_slice::<f32>()).transpose();
-            let [lower, upper] = self.at();
-            let parts = Parts {
-                core: &self.core,
-                lower: of(lower)?,
-                upper: of(upper)?,
-            };
-            grads.write(0, |dx, beta| {
-                parts.transposed().product(out, n, beta, dx.as_mut_slice()?);
-                Ok(())
-            })?;
+            let [lower, upper] = self.at().map(|at| at.map(|at| saved.get(at)).transpose());
+            // Cᵀ is C with L and U in each other's place.
+            let turned = [upper?, lower?];
+            grads.write(0, |dx, beta| self.product(turned, &dy, beta, dx))?;
         }
         let wanted = self.at().map(|at| at.filter(|at| grads.needs(*at)));
         if wanted == [None, None] {
@@ -303,12 +342,7 @@ impl Op for Triangular {
                 .transpose()
         };
         let [mut lower, mut upper] = [make(wanted[0])?, make(wanted[1])?];
-        let x = saved.get(0)?.as_slice::<f32>()?;
-        let (dl, du) = (
-            lower.as_mut().map(Tensor::as_mut_slice),
-            upper.as_mut().map(Tensor::as_mut_slice),
-        );
-        contract(&self.core, out, x, n, dl.transpose()?, du.transpose()?);
+        self.contract(&dy, saved.get(0)?, [lower.as_mut(), upper.as_mut()])?;
         for (at, grad) in wanted.into_iter().zip([lower, upper]) {
             if let (Some(at), Some(grad)) = (at, grad) {
                 grads.add(at, grad)?;
