@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A and B are bf16, f16 or f32 (as tf32 or exactly), each by rows or by columns; sums are f32; Y, R and bias are of one
-//! type. R may be Y itself (β = 1: accumulation). The second pair (the K-extension, W x + s B (A x) in one product) has A's
-//! and B's layouts.
+//! type. R may be Y itself (β = 1: accumulation). The second pair (the K-extension, W x + s B (A x) in one product) has
+//! layouts of its own.
 //!
 //! | | |
 //! |---|---|
@@ -64,9 +64,9 @@ pub struct Matrix {
 /// The second operand pair.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Extension {
-    /// A₂ [m, k₂], transposed as A is.
+    /// A₂ [m, k₂].
     pub a: Matrix,
-    /// B₂ [k₂, n], transposed as B is.
+    /// B₂ [k₂, n].
     pub b: Matrix,
     /// k₂ ≥ 1.
     pub k: usize,
@@ -202,13 +202,13 @@ impl Gemm {
     }
 
     /// The tiles that it may have, the largest first: not the largest, which leaves no registers for that, where elements are
-    /// copied one by one, or tf32 has a second pair.
+    /// copied one by one, or tf32 has a second pair. A second pair that is turned is done with before the main loop begins.
     pub fn tiles(&self) -> &'static [Tile] {
         let second = self.extension.map(|e| self.loaders(&e.a, &e.b));
         let mut loaders = [Some(self.loaders(&self.a, &self.b)), second]
             .into_iter()
             .flatten();
-        let whole = loaders.all(|pair| pair == [Loader::Chunks; 2]);
+        let whole = loaders.all(|pair| !pair.contains(&Loader::Elements));
         let tight = self.operands == Type::Tf32 && self.extension.is_some();
         &Tile::of(self.operands)[usize::from(!whole || tight)..]
     }
@@ -223,7 +223,10 @@ impl Gemm {
         let [a_major, b_major] = self.majors();
         let per_chunk = 16 / self.operands.bytes();
         let whole = |elements: usize| elements.is_multiple_of(per_chunk);
-        let loader = |x: &Matrix, major, extent| {
+        let loader = |x: &Matrix, first: &Matrix, major, extent| {
+            if x.transposed != first.transposed {
+                return Loader::Turned;
+            }
             let rows = x.pointer.is_multiple_of(16) && whole(x.stride) && whole(x.batch_stride);
             if rows && (major == Major::K || whole(extent)) {
                 Loader::Chunks
@@ -231,7 +234,10 @@ impl Gemm {
                 Loader::Elements
             }
         };
-        [loader(a, a_major, self.m), loader(b, b_major, self.n)]
+        [
+            loader(a, &self.a, a_major, self.m),
+            loader(b, &self.b, b_major, self.n),
+        ]
     }
 
     /// The kernel that computes it with this tile, one of [`Gemm::tiles`].
@@ -275,9 +281,8 @@ impl Gemm {
             ));
         }
         let second = self.extension.iter().flat_map(|e| {
-            let same = e.a.transposed == self.a.transposed && e.b.transposed == self.b.transposed;
-            let a2 = ("A₂", e.a, self.m, e.k, self.operands.bytes(), same);
-            [a2, ("B₂", e.b, e.k, self.n, self.operands.bytes(), same)]
+            let a2 = ("A₂", e.a, self.m, e.k, self.operands.bytes(), true);
+            [a2, ("B₂", e.b, e.k, self.n, self.operands.bytes(), true)]
         });
         let matrices = [
             ("A", self.a, self.m, self.k, self.operands.bytes(), true),
@@ -300,10 +305,7 @@ impl Gemm {
         {
             let row = if x.transposed { rows } else { columns };
             if !fitting {
-                return error(format!(
-                    "{name} is {}transposed: A₂ and B₂ must be as A and B are, Y and R by rows",
-                    if x.transposed { "" } else { "not " }
-                ));
+                return error(format!("{name} is transposed: Y and R must lie by rows"));
             }
             if x.stride < row || x.stride * bytes >= 1 << 32 {
                 return error(format!(

@@ -192,17 +192,29 @@ pub fn gemm() -> Vec<Variant> {
             }
         }
         let middle = &Tile::of(operands)[1];
+        let largest = usize::from(operands == Type::Tf32);
         for major in [Major::K, Major::Other] {
             let extended = |tile, loader| Variant {
                 loaders: [loader; 2],
                 extension: Some([loader; 2]),
                 ..plain(tile, [major; 2])
             };
-            let largest = usize::from(operands == Type::Tf32);
             all.push(extended(&Tile::of(operands)[largest], Loader::Chunks));
             all.extend(Tile::of(operands)[1..].iter().map(|tile| Variant {
                 output: Output::F32,
                 ..extended(tile, Loader::Elements)
+            }));
+        }
+        // The second pair the other way than the first, either side alone and both.
+        for (major, second) in [
+            (Major::K, [Loader::Chunks, Loader::Turned]),
+            (Major::K, [Loader::Turned; 2]),
+            (Major::Other, [Loader::Turned, Loader::Chunks]),
+            (Major::Other, [Loader::Turned; 2]),
+        ] {
+            all.extend(Tile::of(operands)[largest..].iter().map(|tile| Variant {
+                extension: Some(second),
+                ..plain(tile, [major; 2])
             }));
         }
         for major in [Major::K, Major::Other] {

@@ -47,7 +47,10 @@ fn case(operands: Type) -> impl Strategy<Value = Case> {
         [layout(), layout(), layout()],
     );
     let around = (
-        proptest::option::of((size(80), -2.0..2.0f32)),
+        (
+            proptest::option::of((size(80), -2.0..2.0f32)),
+            any::<[bool; 2]>(),
+        ),
         prop_oneof![Just(1.0f32), -2.0..2.0f32],
         any::<bool>(),
         activation(),
@@ -58,7 +61,7 @@ fn case(operands: Type) -> impl Strategy<Value = Case> {
     (what, around).prop_map(
         move |(
             (output, tile, (m, n, k), batch, [a, b, y]),
-            (extension, alpha, bias, activation, residual, split, seed),
+            ((extension, turned), alpha, bias, activation, residual, split, seed),
         )| Case {
             operands,
             output,
@@ -72,6 +75,7 @@ fn case(operands: Type) -> impl Strategy<Value = Case> {
                 ..y
             },
             extension,
+            turned,
             alpha,
             bias,
             activation,

@@ -135,6 +135,18 @@ fn cases() -> Vec<Case> {
         (case.a.padding, case.b.padding) = (3, 1);
         all.push(case);
     }
+    // The second pair the other way than the first, and no whole number of its tiles.
+    for (operands, transposed) in [
+        (Type::Bf16, [false, true]),
+        (Type::Bf16, [true, false]),
+        (Type::F32, [false, true]),
+        (Type::Tf32, [true, false]),
+    ] {
+        let mut case = ragged(operands, transposed[0], transposed[1]);
+        case.turned = [true; 2];
+        case.size[0] = 70;
+        all.push(case);
+    }
     // Whole chunks of Y beside ragged ones.
     let mut chunks = ragged(Type::Bf16, false, true);
     (chunks.size[1], chunks.y.padding) = (100, 4);
@@ -235,6 +247,24 @@ fn guards_are_needed() {
         ),
         mutation("the end of K", "gemm_copy.ptx", "@!%more bra", Drop),
         mutation(
+            "the bound of a turned row",
+            "gemm_copy.ptx",
+            "min.u32 %t0, %row, %t1;",
+            Edit("min.u32 %t0, %row, %t1", "mov.u32 %t0, %row"),
+        ),
+        mutation(
+            "the bound of a turned k",
+            "gemm_copy.ptx",
+            "selp.b32 {{ x }}_size, {{ x }}_size, 0, %p;",
+            Drop,
+        ),
+        mutation(
+            "the bound of a turned chunk",
+            "gemm_copy.ptx",
+            "sub.s32 {{ x }}_size",
+            Edit("sub.s32", "add.s32"),
+        ),
+        mutation(
             "the guard of an element",
             "gemm_copy.ptx",
             "setp.gt.s32 %has",
@@ -310,6 +340,42 @@ fn index_terms_are_needed() {
             "the next rows",
             "gemm_copy.ptx",
             "add.s64 {{ x }}_at0, {{ x }}_at0, {{ x }}_walk;",
+            Drop,
+        ),
+        mutation(
+            "the next element of a turned chunk",
+            "gemm_copy.ptx",
+            "add.s64 {{ from }}, {{ from }}, {{ x }}_walk;",
+            Drop,
+        ),
+        mutation(
+            "the next turned chunk",
+            "gemm_copy.ptx",
+            "add.u32 %chunk, %chunk, {{ o.chunk_step }};",
+            Drop,
+        ),
+        mutation(
+            "the turned chunk's place",
+            "gemm_copy.ptx",
+            "mad.wide.u32 {{ x }}_from, {{ x }}_ld",
+            Edit(", %u0", ", 0"),
+        ),
+        mutation(
+            "the turned tile's k",
+            "gemm_copy.ptx",
+            "mad.wide.u32 %u0, %k0,",
+            Edit("%k0", "0"),
+        ),
+        mutation(
+            "the turned row",
+            "gemm_copy.ptx",
+            "and.b32 %row, %thread, {{ o.rows - 1 }};",
+            Drop,
+        ),
+        mutation(
+            "the turned chunk",
+            "gemm_copy.ptx",
+            "shr.u32 %chunk, %thread, {{ o.rows_log2 }};",
             Drop,
         ),
         mutation(

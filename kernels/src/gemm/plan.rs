@@ -63,6 +63,26 @@ pub enum Loader {
     Chunks,
     /// Element by element, for whatever else comes.
     Elements,
+    /// Element by element across memory, of a second pair that lies the other way than the first.
+    Turned,
+}
+
+impl Loader {
+    fn name(self) -> &'static str {
+        match self {
+            Loader::Chunks => "chunks",
+            Loader::Elements => "elements",
+            Loader::Turned => "turned",
+        }
+    }
+
+    fn letter(self) -> char {
+        match self {
+            Loader::Chunks => 'c',
+            Loader::Elements => 'e',
+            Loader::Turned => 't',
+        }
+    }
 }
 
 /// A tile of Y, and how a block works on it.
@@ -220,7 +240,7 @@ pub struct Variant {
     pub output: Output,
     /// The tile.
     pub tile: &'static Tile,
-    /// Of A and A₂, of B and B₂.
+    /// Of A and B, and in shared memory of A₂ and B₂.
     pub majors: [Major; 2],
     /// Of A and B.
     pub loaders: [Loader; 2],
@@ -252,6 +272,10 @@ struct Operand {
     lanes_log2: u32,
     row_step: usize,
     passes: usize,
+    /// Where turned: rows, and chunks of a row from one chunk of a thread to its next.
+    rows: usize,
+    rows_log2: u32,
+    chunk_step: usize,
     /// Pointers that walk through global memory.
     pointers: usize,
     /// Of the tile within a stage.
@@ -325,11 +349,7 @@ impl Variant {
     /// The kernel's name, different for each variant.
     pub fn name(&self) -> String {
         let letter = |major, by_k: char, other: char| if major == Major::K { by_k } else { other };
-        let loaders = |pair: [Loader; 2]| {
-            pair.map(|l| if l == Loader::Chunks { 'c' } else { 'e' })
-                .into_iter()
-                .collect::<String>()
-        };
+        let loaders = |pair: [Loader; 2]| pair.map(Loader::letter).into_iter().collect::<String>();
         let Tile { m, n, k, .. } = self.tile;
         // n and t as BLAS has them: a row-major A and a column-major B lie by k.
         let mut name = format!(
@@ -372,11 +392,7 @@ impl Variant {
         Operand {
             name: [["a", "b"], ["a2", "b2"]][usize::from(second)][which],
             major: if major == Major::K { "k" } else { "mn" },
-            loader: if loaders[which] == Loader::Chunks {
-                "chunks"
-            } else {
-                "elements"
-            },
+            loader: loaders[which].name(),
             swizzle: match (operands, major) {
                 // Neighbouring lanes read one row of A, or neighbouring chunks.
                 (Type::F32, Major::Other) => "none",
@@ -392,7 +408,10 @@ impl Variant {
             lanes_log2: lanes.ilog2(),
             row_step,
             passes: rows / row_step,
-            pointers: if major == Major::K {
+            rows,
+            rows_log2: rows.ilog2(),
+            chunk_step: tile.threads() / rows,
+            pointers: if major == Major::K && loaders[which] != Loader::Turned {
                 rows / row_step
             } else {
                 1

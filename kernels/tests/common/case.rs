@@ -28,6 +28,8 @@ pub struct Case {
     pub y: Layout,
     /// k₂ and s, or none.
     pub extension: Option<(usize, f32)>,
+    /// Whether A₂ and B₂ lie the other way than A and B.
+    pub turned: [bool; 2],
     pub alpha: f32,
     pub bias: bool,
     pub activation: Activation,
@@ -143,6 +145,7 @@ impl Case {
             b: layout,
             y: layout,
             extension: None,
+            turned: [false; 2],
             alpha: 1.0,
             bias: false,
             activation: Activation::Identity,
@@ -171,12 +174,14 @@ impl Case {
         let r = separate.then(|| stored(out, m, n, self.batch, self.y, self.seed + 4));
         let second = self.extension.map(|(k2, _)| {
             // Rows of k₂ elements without padding, as a low rank has them; one pair for the whole batch.
-            let tight = |layout: Layout| Layout {
+            let tight = |layout: Layout, turned: bool| Layout {
                 padding: 0,
+                transposed: layout.transposed != turned,
                 ..layout
             };
-            let a2 = stored(of, m, k2, 1, tight(self.a), self.seed + 5);
-            let b2 = stored(of, k2, n, 1, tight(self.b), self.seed + 6);
+            let [a2, b2] = [tight(self.a, self.turned[0]), tight(self.b, self.turned[1])];
+            let a2 = stored(of, m, k2, 1, a2, self.seed + 5);
+            let b2 = stored(of, k2, n, 1, b2, self.seed + 6);
             [a2, b2].map(|x| Stored {
                 matrix: Matrix {
                     batch_stride: 0,

@@ -25,7 +25,8 @@ pub(crate) struct Around<'a> {
     pub second: Option<Pair<'a>>,
 }
 
-/// A second operand pair, whose product times `scale` is added: matrices, to be transposed as the first pair is.
+/// A second operand pair, whose product times `scale` is added: matrices of the first pair's orientation, each in a layout of its
+/// own.
 pub(crate) struct Pair<'a> {
     /// A₂.
     pub a: &'a Tensor,
@@ -63,13 +64,8 @@ struct Side {
 }
 
 impl Side {
-    /// As it lies if it can be, else packed; `by_columns` says which way it must lie, where that matters.
-    fn new(x: &Tensor, transposed: bool, by_columns: Option<bool>) -> Result<Side> {
-        let ways: &[bool] = match by_columns {
-            Some(true) => &[true],
-            Some(false) => &[false],
-            None => &[false, true],
-        };
+    /// As it lies if it can be, else packed; `by_columns` is the way that is best, of those in which it may be seen to lie.
+    fn new(x: &Tensor, transposed: bool, by_columns: bool) -> Result<Side> {
         let side = |x: &Tensor| {
             let (s, t, r) = (x.shape(), &x.layout().strides, x.rank());
             let (mut size, mut strides) = ([s[r - 2], s[r - 1]], [t[r - 2], t[r - 1]]);
@@ -77,7 +73,7 @@ impl Side {
                 size.reverse();
                 strides.reverse();
             }
-            ways.iter().find_map(|&way| matrix(size, strides, way))
+            matrix(size, strides, by_columns).or_else(|| matrix(size, strides, !by_columns))
         };
         let wide = if x.dtype() == DType::F32 {
             x.detach()
@@ -86,11 +82,6 @@ impl Side {
         };
         let (tensor, found) = match side(&wide) {
             Some(found) => (wide, Some(found)),
-            None if by_columns == Some(!transposed) => {
-                let packed = wide.turned().packed()?.turned();
-                let found = side(&packed);
-                (packed, found)
-            }
             None => {
                 let packed = wide.packed()?;
                 let found = side(&packed);
@@ -170,13 +161,13 @@ pub(super) fn batched(
     let k = a.shape()[a.rank() - if gemm.trans_a { 2 } else { 1 }];
     let batch = Dims::new(&c.shape()[..rank - 2])?;
     let (a, b) = (
-        Side::new(a, gemm.trans_a, None)?,
-        Side::new(b, gemm.trans_b, None)?,
+        Side::new(a, gemm.trans_a, false)?,
+        Side::new(b, gemm.trans_b, false)?,
     );
     let second = match &around.second {
         Some(pair) => {
-            let a = Side::new(pair.a, gemm.trans_a, Some(a.matrix.transposed))?;
-            let b = Side::new(pair.b, gemm.trans_b, Some(b.matrix.transposed))?;
+            let a = Side::new(pair.a, gemm.trans_a, a.matrix.transposed)?;
+            let b = Side::new(pair.b, gemm.trans_b, b.matrix.transposed)?;
             Some((a, b, pair.scale))
         }
         None => None,
