@@ -16,6 +16,7 @@ mod kernels;
 pub mod map;
 pub mod norm;
 pub mod philox;
+pub mod random_basis;
 pub mod reduce;
 pub mod registry;
 pub mod select;

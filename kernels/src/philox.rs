@@ -22,9 +22,14 @@ use crate::{KernelError, Kernels};
 const TEMPLATE: Template = Template {
     files: &[
         ("philox.ptx", include_str!("../ptx/philox.ptx")),
+        BLOCK,
         ("math.ptx", include_str!("../ptx/math.ptx")),
     ],
 };
+
+/// The generator, for whatever draws.
+pub(crate) const BLOCK: (&str, &str) =
+    ("philox_block.ptx", include_str!("../ptx/philox_block.ptx"));
 
 const THREADS: u32 = 128;
 

@@ -7,8 +7,8 @@ use crate::map::{self, Element, Function, Mode};
 use crate::philox::Distribution;
 use crate::template::Ptx;
 use crate::{
-    KernelError, attention, block_affine, cross_entropy, kernelized, norm, reduce, select, softmax,
-    triangular, update,
+    KernelError, attention, block_affine, cross_entropy, kernelized, norm, random_basis, reduce,
+    select, softmax, triangular, update,
 };
 
 /// A kernel of some family.
@@ -46,6 +46,9 @@ pub fn entries() -> Result<Vec<Entry>, KernelError> {
     }
     for kernel in Distribution::ALL {
         add(kernel.kernel(), kernel.threads(), kernel.expand())?;
+    }
+    for kernel in random_basis::Variant::all() {
+        add(kernel.name(), kernel.threads(), kernel.expand())?;
     }
     for kernel in maps() {
         add(kernel.name(), kernel.threads(), kernel.expand())?;

@@ -106,6 +106,20 @@ pub fn numbers(count: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
+/// Philox4x32-10 as published (Salmon et al. 2011, §3.3).
+pub fn philox(mut c: [u32; 4], mut k: [u32; 2]) -> [u32; 4] {
+    for _ in 0..10 {
+        let (p0, p1) = (0xD251_1F53 * u64::from(c[0]), 0xCD9E_8D57 * u64::from(c[2]));
+        let [hi0, hi1] = [p0, p1].map(|p| (p >> 32) as u32);
+        c = [hi1 ^ c[1] ^ k[0], p1 as u32, hi0 ^ c[3] ^ k[1], p0 as u32];
+        k = [
+            k[0].wrapping_add(0x9E37_79B9),
+            k[1].wrapping_add(0xBB67_AE85),
+        ];
+    }
+    c
+}
+
 /// How numbers lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Format {
