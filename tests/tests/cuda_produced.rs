@@ -1,6 +1,7 @@
 //! Updates made a panel of rows at a time on the CUDA backend against the CPU: values and gradients, and memory.
 
 use deltaw_engine::ops::kernelized::{Competition, Kernel, Values};
+use deltaw_engine::ops::random_basis::{Bases, RandomBasis, random_basis_linear};
 use deltaw_engine::prelude::*;
 use deltaw_tests::gpu::{Gpu, both, near, tensor, values};
 use proptest::prelude::*;
@@ -281,4 +282,73 @@ fn no_matrix_like_the_weight_exists() {
         let sums = x.reshape(&[t, n / 8, 8])?.sum(1)?;
         linear(x, w, None)?.add(&sums.matmul(&p[0])?)
     });
+}
+
+fn random_basis(rank: usize, bases: Bases, distinct: usize) -> RandomBasis {
+    RandomBasis {
+        rank,
+        scale: 0.5,
+        seed: 3,
+        bases,
+        distinct,
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(32))]
+
+    /// With numbers of the bases below √s, an element of ΔW sums N·r products of at most s/2; one of U sums max(m, n) of G's elements,
+    /// which are at most t, times √s/2, and dλ and dγ sum min(m, n) and r of U's, again times √s.
+    #[test]
+    fn random_bases(
+        t in 1..20usize, m in 1..90usize, n in 1..90usize, r in 1..9usize, sparse: bool, distinct in 1..4usize, fours: bool,
+        dtype in stored(), seed: u64,
+    ) {
+        let [m, n, r] = [m, n, r].map(|x| if fours { x.next_multiple_of(4) } else { x });
+        let (bases, s) = if sparse { (Bases::Ternary(3.0), 3.0) } else { (Bases::Uniform, 3.0) };
+        let update = random_basis(r, bases, distinct);
+        let (d, k) = (m.min(n), update.terms(m, n) * r);
+        let inputs = [
+            tensor(&[t, n], seed), tensor(&[m, n], seed ^ 1).converted(dtype).unwrap(), tensor(&[r, update.terms(m, n)], seed ^ 2),
+            tensor(&[update.terms(m, n), d], seed ^ 3), tensor(&[m], seed ^ 4),
+        ];
+        let [tf, mf, nf, df, rf, kf] = [t, m, n, d, r, k].map(|k| k as f64);
+        let (row, u) = (1.0 + kf * s / 2.0, mf.max(nf) * tf * s / 2.0);
+        let bounds = [
+            bound(n + k + 3, nf * row + 1.0),
+            bound(m + k + 3, mf * row),
+            bound(t + m + n + 3, df * u),
+            bound(t + m.max(n) + r + 3, rf * u),
+            bound(t, tf),
+        ];
+        near("random_basis", &inputs, &bounds, |x| {
+            random_basis_linear(&x[0], &x[1].detach(), Some(&x[4]), (&x[2], &x[3]), update)
+        });
+    }
+}
+
+/// With one term of rank 1 on a single column, ΔW = B·A exactly: its bits are the bases'. A sparse A is 0 for most seeds.
+#[test]
+fn random_bases_are_the_cpus_bit_by_bit() {
+    const ROWS: usize = 700;
+    let ones = |shape: &[usize]| Tensor::full(shape, 1.0, DType::F32, &Device::cpu()).unwrap();
+    let weight = Tensor::zeros(&[ROWS, 1], DType::F32, &Device::cpu()).unwrap();
+    let inputs = [ones(&[1, 1]), weight, ones(&[1, 1]), ones(&[1, 1])];
+    for bases in [Bases::Uniform, Bases::Ternary(3.0)] {
+        let mut seen = false;
+        for seed in 0..12 {
+            let update = RandomBasis {
+                seed,
+                scale: 1.0,
+                ..random_basis(1, bases, 1)
+            };
+            let [want, got] = both(&inputs, |x| {
+                random_basis_linear(&x[0], &x[1], None, (&x[2], &x[3]), update)
+            });
+            let (want, got) = (values(&want), values(&got));
+            assert_eq!(got, want, "{bases:?}");
+            seen |= want.iter().any(|x| *x != 0.0);
+        }
+        assert!(seen, "{bases:?}");
+    }
 }

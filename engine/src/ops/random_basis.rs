@@ -11,7 +11,7 @@
 //! The bases are numbers of Philox streams with mean 0 and variance 1, made where they are used and stored nowhere: (seed, row,
 //! column) gives each, so that a smaller layer has the leading part of a larger one's and one seed serves a whole model.
 //! Making ΔW costs `2·m·n·N·r ≈ 2·m·n·d` FLOPs a pass and `N·r·D` random numbers, whatever the number of tokens; scratch is a
-//! quarter of a million bytes, or one term's factors of a panel where they are larger.
+//! quarter of a million bytes, on CUDA a million ([`device`]), or one term's factors of a panel where they are larger.
 
 use std::ops::Range;
 
@@ -19,9 +19,11 @@ use crate::cpu::gemm::{Dims, Layout as Strides, Scale, gemm};
 use crate::device::{Device, Distribution};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::ops::produced::{Panel, Producer, produced_linear};
+use crate::ops::produced::{DeviceProducer, Panel, Producer, produced_linear};
 use crate::random::{self, Purpose, RandomKey};
 use crate::tensor::Tensor;
+
+mod device;
 
 /// How the bases are distributed, always with mean 0 and variance 1.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -147,9 +149,9 @@ impl RandomBasis {
         Ok([a, b])
     }
 
-    /// The terms in runs that share one window of B, each run's factors in [`ROOM`] if a single term's are.
-    fn runs(&self, terms: usize, rows: usize) -> impl Iterator<Item = Range<usize>> {
-        let (most, distinct) = ((ROOM / (rows * self.rank).max(1)).max(1), self.distinct);
+    /// The terms in runs that share one window of B, each run's factors in `room` if a single term's are.
+    fn runs(&self, terms: usize, rows: usize, room: usize) -> impl Iterator<Item = Range<usize>> {
+        let (most, distinct) = ((room / (rows * self.rank).max(1)).max(1), self.distinct);
         let mut next = 0;
         std::iter::from_fn(move || {
             let first = next;
@@ -270,7 +272,7 @@ impl Producer for RandomBasis {
 
     fn produce(&self, prepared: &Prepared, panel: Panel, out: &mut [f32]) {
         let (rows, n) = (panel.first..panel.first + panel.rows, panel.n);
-        for run in self.runs(prepared.terms, panel.rows + n) {
+        for run in self.runs(prepared.terms, panel.rows + n, ROOM) {
             let k = run.len() * self.rank;
             let dims = Dims {
                 m: panel.rows,
@@ -308,7 +310,7 @@ impl Producer for RandomBasis {
             beta: 0.0,
         };
         let [d_lambda, d_gamma] = grads else { return };
-        for run in self.runs(prepared.terms, panel.rows + n) {
+        for run in self.runs(prepared.terms, panel.rows + n, ROOM) {
             let k = run.len() * self.rank;
             // U's rows (j, k), of the panel's part of the smaller side.
             let columns = if prepared.tall { 0..n } else { rows.clone() };
@@ -359,6 +361,10 @@ impl Producer for RandomBasis {
                 at += 1;
             });
         }
+    }
+
+    fn on_device(&self) -> Option<&dyn DeviceProducer> {
+        Some(self)
     }
 }
 
