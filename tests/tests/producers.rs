@@ -10,7 +10,7 @@ use deltaw_tests::{as_the_oracle, check, numbers, roundings, same_bits_with_any_
 use proptest::prelude::*;
 
 /// More elements than a panel has.
-const LARGE: [usize; 2] = [700, 450];
+const LARGE: [usize; 2] = [1300, 450];
 
 /// A frozen W.
 fn weight(m: usize, n: usize, dtype: DType, device: &Device) -> Result<Tensor> {
@@ -213,7 +213,7 @@ fn random_delta(update: RandomBasis, [m, n]: [usize; 2], lambda: &[f32], gamma: 
 
 #[test]
 fn random_bases_over_several_panels() {
-    for ([m, n], rank, sparse) in [(LARGE, 90, false), ([450, 700], 7, true)] {
+    for ([m, n], rank, sparse) in [(LARGE, 90, false), ([450, 1300], 7, true)] {
         let update = random_basis(rank, usize::MAX, sparse);
         let terms = update.terms(m, n);
         let shapes = [vec![5, n], vec![rank, terms], vec![terms, m.min(n)]];

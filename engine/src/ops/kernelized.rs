@@ -7,8 +7,8 @@
 //!
 //! a `[H, n, d]`, b `[H, m, d]`, r = H·d. The inner products and distances of the kernels run over all r numbers, but for the
 //! distance kernel of the reference code, `κ = c·Σ_h (−1)^h ‖a_hi − b_ho‖`, whose heads have signs. At distance 0 its gradient
-//! is 0. t has no gradient; it is the exact quantile, linearly interpolated, found by a radix selection that makes K four times
-//! over and stores none of it. Making K costs `2·m·n·r` FLOPs. On CUDA devices t stays there.
+//! is 0. t has no gradient; it is the exact quantile, linearly interpolated, found by making K once more and keeping a few of its
+//! elements. Making K costs `2·m·n·r` FLOPs. On CUDA devices t stays there.
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -17,7 +17,9 @@ use crate::ops::produced::{DeviceProducer, Panel, Producer, produced_linear};
 use crate::tensor::Tensor;
 
 mod device;
+mod gather;
 mod native;
+mod threshold;
 
 /// κ of two rows of factors.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]

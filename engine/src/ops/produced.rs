@@ -6,10 +6,11 @@
 //! ```
 //!
 //! x `[…, n]`, W `[m, n]` frozen (f32, bf16 or f16), θ the update's parameters. A [`Producer`] knows how rows of ΔW come about
-//! and how rows of `G = dL/dΔW` fall to its parameters; neither exists whole. Scratch is two panels of a quarter of a million
-//! elements, one of W's rows and one of ΔW's or G's, or of the producer's granularity where that is larger. All tokens sweep
-//! a panel once, so that making it costs `O(mn)` a pass, whatever their number. Saved: x where θ is trained; W and θ. On CUDA
-//! devices the same with panels of their own ([`DeviceProducer`]); a producer without that form is made whole there.
+//! and how rows of `G = dL/dΔW` fall to its parameters; neither exists whole. Scratch is 2 MiB, or the producer's granularity
+//! where that is larger: a panel of W + ΔW or of G, and of W's rows where they are not f32. All tokens sweep a panel once, so
+//! that making it costs `O(mn)` a pass, whatever their number; the larger it is, the less often x and dy are packed for it.
+//! Saved: x where θ is trained; W and θ. On CUDA devices the same with panels of their own ([`DeviceProducer`]); a producer
+//! without that form is made whole there.
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -30,8 +31,8 @@ mod device;
 
 pub use device::{DevicePanel, DeviceProducer};
 
-/// Elements of a panel.
-const PANEL: usize = 1 << 18;
+/// Elements of scratch: a panel, and W's rows beside it where they are copied.
+const SCRATCH: usize = 1 << 19;
 
 /// Rows of an update's matrix, and what makes them.
 #[derive(Debug, Clone, Copy)]
@@ -114,10 +115,15 @@ struct Sizes {
 }
 
 impl<P: Producer> Produced<P> {
-    /// The rows of each panel.
-    fn panels(&self, m: usize, n: usize) -> impl Iterator<Item = Range<usize>> {
+    /// The rows of each panel of W, about as many in all.
+    fn panels(&self, w: &Tensor, Sizes { m, n, .. }: Sizes) -> impl Iterator<Item = Range<usize>> {
         let unit = self.producer.granularity().max(1);
-        let rows = (PANEL / n.max(1) / unit).max(1) * unit;
+        let elements = if in_place(w) { SCRATCH } else { SCRATCH / 2 };
+        let most = (elements / n.max(1) / unit).max(1) * unit;
+        let rows = m
+            .div_ceil(m.div_ceil(most).max(1))
+            .next_multiple_of(unit)
+            .max(1);
         (0..m)
             .step_by(rows)
             .map(move |first| first..m.min(first + rows))
@@ -176,10 +182,15 @@ impl<P: Producer> Produced<P> {
     }
 }
 
+/// Whether W's rows are used where they lie.
+fn in_place(w: &Tensor) -> bool {
+    w.dtype() == DType::F32 && w.layout().is_contiguous()
+}
+
 /// A matrix's rows as f32: where they lie, if that is what they are, else copied to `room`.
 fn rows<'a>(w: &'a Tensor, rows: &Range<usize>, room: &'a mut Option<Tensor>) -> Result<&'a [f32]> {
     let view = w.narrow(0, rows.start, rows.len())?;
-    if w.dtype() == DType::F32 && w.layout().is_contiguous() {
+    if in_place(w) {
         let (start, n) = (view.layout().offset, w.shape()[1]);
         return Ok(&w.storage_slice::<f32>()?[start..start + rows.len() * n]);
     }
@@ -361,7 +372,7 @@ impl<P: Producer> Produced<P> {
         size: Sizes,
         mut use_them: impl FnMut(Panel) -> Result<()>,
     ) -> Result<()> {
-        for range in self.panels(size.m, size.n) {
+        for range in self.panels(w, size) {
             let mut room = None;
             use_them(Panel {
                 first: range.start,

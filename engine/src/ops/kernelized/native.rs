@@ -1,14 +1,18 @@
-//! K and its gradient on the CPU, in blocks of columns that stay in the first cache.
+//! K and its gradient on the CPU, in blocks that stay in the first cache.
 //!
-//! The factor of the columns is kept turned, a number's values for all columns side by side, so that a row of K is a few fused
-//! multiply-adds over vectors for each of the r numbers. Gradients of a go to the piece that owns the columns; those of b are
-//! summed per piece first and then over the pieces in order, so that the bits do not depend on the threads.
+//! The factor of the columns is kept turned, a number's values for all columns side by side, so that K is a few operations on
+//! vectors for each of the r numbers, for several rows at a time. Of the entries, a competition leaves few to pull at the
+//! factors: a row's are listed, and their numbers lie side by side in the factors as they came. Gradients of a go to the piece
+//! that owns the columns; those of b are summed per piece first and then over the pieces in order, so that the bits do not
+//! depend on the threads.
 
 use std::ops::Range;
-use std::sync::Mutex;
 
+use super::gather::{Gather, ROWS};
+use super::threshold;
 use super::{Competition, Kernel, KernelizedSparse, Values};
-use crate::cpu::threads::{Disjoint, par_chunks, par_pieces, par_rows, rows_per_piece};
+use crate::cpu::simd::LANES;
+use crate::cpu::threads::{Disjoint, par_pieces, par_rows, rows_per_piece};
 use crate::cpu::{math, simd};
 use crate::ops::produced::Panel;
 use crate::pool::with_scratch;
@@ -21,20 +25,22 @@ const PIECE: usize = 1 << 14;
 /// What rows of K are made of.
 pub struct Prepared {
     update: KernelizedSparse,
-    /// a, turned: `[H·d, n]`.
+    /// a, turned: `[H·d, n]`, n rounded up to whole vectors.
     a: Vec<f32>,
-    m: usize,
-    n: usize,
+    pub m: usize,
+    pub n: usize,
     /// r / H.
     d: usize,
     /// t; None where all of K acts.
     threshold: Option<f32>,
 }
 
-/// One row of K on a block of columns.
-struct Block<'a> {
+/// [`ROWS`] rows of K on a few columns, one row after the other.
+pub struct Block<'a> {
+    /// The factors of the rows, `[H·d, ROWS]`.
+    b: &'a mut [f32],
     /// K.
-    k: &'a mut [f32],
+    pub k: &'a mut [f32],
     /// What κ takes: per head the distances, or once the inner products or squared distances.
     inner: &'a mut [f32],
 }
@@ -43,11 +49,12 @@ impl Prepared {
     pub fn new(update: KernelizedSparse, m: usize, n: usize, params: &[&[f32]]) -> Self {
         let heads = update.heads;
         let d = params[0].len().checked_div(heads * n).unwrap_or(0);
-        let mut a = vec![0.0; heads * d * n];
+        let stride = n.next_multiple_of(LANES);
+        let mut a = vec![0.0; heads * d * stride];
         for h in 0..heads {
             for i in 0..n {
                 for k in 0..d {
-                    a[(h * d + k) * n + i] = params[0][(h * n + i) * d + k];
+                    a[(h * d + k) * stride + i] = params[0][(h * n + i) * d + k];
                 }
             }
         }
@@ -62,351 +69,391 @@ impl Prepared {
         made.threshold = match update.competition {
             Competition::Off => None,
             Competition::Above(t) => Some(t),
-            Competition::Quantile(p) => Some(made.quantile(p, params[1])),
+            Competition::Quantile(p) => Some(threshold::quantile(&made, p, params[1])),
         };
         made
     }
 
-    /// The factors of row `o`, `[H·d]`.
-    fn row(&self, b: &[f32], o: usize, out: &mut [f32]) {
-        for h in 0..self.update.heads {
-            let start = (h * self.m + o) * self.d;
-            out[h * self.d..(h + 1) * self.d].copy_from_slice(&b[start..start + self.d]);
+    /// Into how many sums the r numbers fall, each with a κ of its own.
+    fn parts(&self) -> usize {
+        match self.update.kernel {
+            Kernel::Distance { .. } => self.update.heads,
+            _ => 1,
         }
     }
 
-    /// K of the row with factors `b` on `columns`.
+    /// Lends a block.
+    pub fn with_block<T>(&self, f: impl FnOnce(Block) -> T) -> T {
+        let (r, area) = (self.update.heads * self.d, ROWS * COLUMNS);
+        with_scratch(r * ROWS + (1 + self.parts()) * area, |room| {
+            let (b, room) = room.split_at_mut(r * ROWS);
+            let (k, inner) = room.split_at_mut(area);
+            f(Block { b, k, inner })
+        })
+    }
+
+    /// Brings the factors of the rows from `first` on; beyond the last row they are 0.
+    pub fn load(&self, b: &[f32], first: usize, block: &mut Block) {
+        for (j, numbers) in block.b.chunks_exact_mut(ROWS).enumerate() {
+            let (h, j) = (j / self.d, j % self.d);
+            for (o, y) in (first..).zip(numbers) {
+                *y = if o < self.m {
+                    b[(h * self.m + o) * self.d + j]
+                } else {
+                    0.0
+                };
+            }
+        }
+    }
+
+    /// Makes K of the rows loaded on `columns`; returns the elements between two rows.
     #[inline(always)]
-    fn block(&self, b: &[f32], columns: Range<usize>, block: &mut Block) {
-        let width = columns.len();
-        let a = |j: usize| &self.a[j * self.n..][columns.clone()];
-        let products = |inner: &mut [f32]| {
-            inner.fill(0.0);
-            for (j, b) in b.iter().enumerate() {
-                let a = &a(j)[..width];
-                for (s, a) in inner[..width].iter_mut().zip(a) {
-                    *s = a.mul_add(*b, *s);
-                }
-            }
-        };
-        let squares = |inner: &mut [f32], numbers: Range<usize>| {
-            inner.fill(0.0);
-            for j in numbers {
-                let (a, b) = (&a(j)[..width], b[j]);
-                for (s, a) in inner[..width].iter_mut().zip(a) {
-                    *s = (a - b).mul_add(a - b, *s);
-                }
-            }
-        };
-        let Block { k, inner } = block;
+    pub fn fill(&self, columns: Range<usize>, block: &mut Block) -> usize {
+        let width = columns.len().next_multiple_of(LANES);
+        let (area, stride) = (ROWS * width, self.n.next_multiple_of(LANES));
+        let Block { b, k, inner } = block;
+        let (k, inner) = (&mut k[..area], &mut inner[..self.parts() * area]);
+        let a = self.a.get(columns.start..).unwrap_or_default();
+        let part = self.update.heads * self.d / self.parts();
+        for (h, sums) in inner.chunks_exact_mut(area).enumerate() {
+            simd::dispatch_with(Gather {
+                a: a.get(h * part * stride..).unwrap_or_default(),
+                stride,
+                b: b.get(h * part * ROWS..(h + 1) * part * ROWS)
+                    .unwrap_or_default(),
+                sums,
+                apart: self.apart(),
+            });
+        }
         match self.update.kernel {
-            Kernel::Linear => {
-                products(&mut inner[..width]);
-                k.copy_from_slice(&inner[..width]);
-            }
+            Kernel::Linear => k.copy_from_slice(inner),
             Kernel::Polynomial { degree, shift } => {
-                products(&mut inner[..width]);
-                for (k, s) in k.iter_mut().zip(&mut **inner) {
+                for s in &mut *inner {
                     *s += shift;
-                    *k = s.powi(degree as i32);
+                }
+                k.copy_from_slice(inner);
+                for _ in 1..degree {
+                    for (k, s) in k.iter_mut().zip(&*inner) {
+                        *k *= s;
+                    }
                 }
             }
             Kernel::Sigmoid { gamma, shift } => {
-                products(&mut inner[..width]);
-                for (k, s) in k.iter_mut().zip(&**inner) {
+                for (k, s) in k.iter_mut().zip(&*inner) {
                     *k = math::tanh(gamma.mul_add(*s, shift));
                 }
             }
             Kernel::Rbf { gamma } => {
-                squares(&mut inner[..width], 0..b.len());
-                for (k, s) in k.iter_mut().zip(&**inner) {
+                for (k, s) in k.iter_mut().zip(&*inner) {
                     *k = math::exp(-gamma * s);
                 }
             }
             Kernel::Distance { scale } => {
                 k.fill(0.0);
-                for h in 0..self.update.heads {
-                    let own = &mut inner[h * width..(h + 1) * width];
-                    squares(own, h * self.d..(h + 1) * self.d);
-                    let sign = self.sign(h, scale);
-                    for (k, s) in k.iter_mut().zip(own) {
+                for (h, inner) in inner.chunks_exact_mut(area).enumerate() {
+                    let sign = sign(h, scale);
+                    for (k, s) in k.iter_mut().zip(inner) {
                         *s = s.sqrt();
                         *k = sign.mul_add(*s, *k);
                     }
                 }
             }
         }
+        width
     }
 
-    fn sign(&self, head: usize, scale: f32) -> f32 {
-        if head.is_multiple_of(2) {
-            scale
-        } else {
-            -scale
-        }
-    }
-
-    /// Whether an entry acts; a NaN does, so that it is seen.
-    fn acts(&self, k: f32) -> bool {
-        self.threshold
-            .is_none_or(|t| !matches!(k.abs().partial_cmp(&t), Some(o) if o.is_le()))
-    }
-
-    /// Calls `visit(row, first column, K)` on all blocks of some rows.
-    fn sweep(&self, b: &[f32], rows: Range<usize>, mut visit: impl FnMut(usize, usize, &[f32])) {
-        let (r, heads) = (self.update.heads * self.d, self.update.heads);
-        with_scratch(r + (heads + 1) * COLUMNS, |room| {
-            let (own, room) = room.split_at_mut(r);
-            let (k, inner) = room.split_at_mut(COLUMNS);
-            for o in rows {
-                self.row(b, o, own);
+    /// Calls `visit(row, first column, K)` on all blocks of some rows, a row at a time.
+    pub fn sweep(
+        &self,
+        b: &[f32],
+        rows: Range<usize>,
+        mut visit: impl FnMut(usize, usize, &mut [f32]),
+    ) {
+        self.with_block(|mut block| {
+            for o in rows.clone().step_by(ROWS) {
+                self.load(b, o, &mut block);
                 for first in (0..self.n).step_by(COLUMNS) {
                     let columns = first..self.n.min(first + COLUMNS);
-                    let k = &mut k[..columns.len()];
                     simd::dispatch(
                         #[inline(always)]
-                        || self.block(own, columns, &mut Block { k, inner }),
+                        || {
+                            let width = self.fill(columns.clone(), &mut block);
+                            for (row, k) in
+                                (o..rows.end).zip(block.k.chunks_exact_mut(width).take(ROWS))
+                            {
+                                visit(row, first, &mut k[..columns.len()]);
+                            }
+                        },
                     );
-                    visit(o, first, k);
                 }
             }
         });
+    }
+
+    /// The rows of a piece of work.
+    pub fn grain(&self) -> usize {
+        rows_per_piece(self.n, PIECE).next_multiple_of(ROWS)
     }
 
     /// Adds S(K)'s rows to `out`.
     pub fn produce(&self, panel: Panel, out: &mut [f32]) {
         let n = self.n;
-        par_rows(out, n, rows_per_piece(n, PIECE), |first, rows| {
+        par_rows(out, n, self.grain(), |first, rows| {
             let at = panel.first + first;
-            self.sweep(panel.params[1], at..at + rows.len() / n, |o, column, k| {
-                let start = (o - at) * n + column;
-                for (y, k) in rows[start..start + k.len()].iter_mut().zip(k) {
-                    if self.acts(*k) {
-                        *y += self.value(*k);
+            let all = at..at + rows.len() / n;
+            self.sweep(
+                panel.params[1],
+                all,
+                #[inline(always)]
+                |o, column, k| {
+                    self.compete(k);
+                    let start = (o - at) * n + column;
+                    let own = &mut rows[start..start + k.len()];
+                    for (y, k) in own.iter_mut().zip(k) {
+                        *y += *k;
                     }
-                }
-            });
+                },
+            );
         });
     }
 
-    /// What an acting entry adds to W.
-    fn value(&self, k: f32) -> f32 {
+    /// K becomes S(K). A NaN acts, so that it is seen.
+    #[inline(always)]
+    fn compete(&self, k: &mut [f32]) {
         match (self.threshold, self.update.values) {
-            (None, _) => k,
-            (Some(t), Values::Soft) => k - t.copysign(k),
-            (Some(_), Values::Squared) => k * k.abs(),
+            (None, _) => {}
+            (Some(t), Values::Soft) => {
+                for k in k {
+                    *k = if k.abs() <= t {
+                        0.0
+                    } else {
+                        *k - t.copysign(*k)
+                    };
+                }
+            }
+            (Some(t), Values::Squared) => {
+                for k in k {
+                    *k = if k.abs() <= t { 0.0 } else { *k * k.abs() };
+                }
+            }
         }
     }
 
-    /// The slope of [`Prepared::value`].
-    fn slope(&self, k: f32) -> f32 {
-        match (self.threshold, self.update.values) {
-            _ if !self.acts(k) => 0.0,
-            (Some(_), Values::Squared) => k.abs(),
-            _ => 1.0,
+    /// The columns of one row of K that act.
+    #[inline(always)]
+    fn acting<'a>(&self, k: &[f32], room: &'a mut [u32; COLUMNS]) -> &'a [u32] {
+        // No magnitude is at most −1.
+        let (t, mut count) = (self.threshold.unwrap_or(-1.0), 0);
+        for (i, k) in (0..).zip(k) {
+            room[count] = i;
+            count += 1 - usize::from(k.abs() <= t);
         }
+        &room[..count]
+    }
+
+    /// Whether entries pull along the difference of their factors.
+    fn apart(&self) -> bool {
+        matches!(
+            self.update.kernel,
+            Kernel::Rbf { .. } | Kernel::Distance { .. }
+        )
     }
 
     /// Adds to `da` `[H, n, d]` and `db` `[H, m, d]` what rows `g` of dL/dΔW contribute.
     pub fn contract(&self, panel: Panel, g: &[f32], da: &mut [f32], db: &mut [f32]) {
         let (n, d, heads) = (self.n, self.d, self.update.heads);
-        let r = heads * d;
+        let (rows, r) = (panel.rows, heads * d);
         let pieces = n.div_ceil(COLUMNS);
-        let mut sums = vec![0.0f32; pieces * panel.rows * r];
+        let mut sums = vec![0.0f32; pieces * rows * r];
         let (of_a, of_b) = (Disjoint::new(da), Disjoint::new(&mut sums));
         par_pieces(pieces, |piece| {
             let columns = piece * COLUMNS..n.min((piece + 1) * COLUMNS);
-            let width = columns.len();
             // SAFETY: every piece has sums of its own.
-            let sums = unsafe { of_b.slice(piece * panel.rows * r..(piece + 1) * panel.rows * r) };
-            with_scratch(r + r * COLUMNS + (heads + 2) * COLUMNS, |room| {
-                let (own, room) = room.split_at_mut(r);
-                let (turned, room) = room.split_at_mut(r * COLUMNS);
-                let (k, room) = room.split_at_mut(COLUMNS);
-                let (e, inner) = room.split_at_mut(COLUMNS);
-                let (k, e) = (&mut k[..width], &mut e[..width]);
-                turned.fill(0.0);
-                for o in 0..panel.rows {
-                    self.row(panel.params[1], panel.first + o, own);
-                    let g = &g[o * n..][columns.clone()];
-                    let sums = &mut sums[o * r..(o + 1) * r];
+            let sums = unsafe { of_b.slice(piece * rows * r..(piece + 1) * rows * r) };
+            self.with_block(|mut block| {
+                for first in (0..rows).step_by(ROWS) {
+                    self.load(panel.params[1], panel.first + first, &mut block);
+                    let sums = &mut sums[first * r..(first + ROWS).min(rows) * r];
                     simd::dispatch(
                         #[inline(always)]
-                        || {
-                            let mut block = Block {
-                                k: &mut *k,
-                                inner: &mut *inner,
-                            };
-                            self.block(own, columns.clone(), &mut block);
-                            for ((e, g), k) in e.iter_mut().zip(g).zip(&*k) {
-                                *e = g * self.slope(*k);
-                            }
-                            self.pull(own, columns.clone(), k, inner, e, turned, sums);
-                        },
+                        || self.pull(panel, first, columns.clone(), g, &mut block, &of_a, sums),
                     );
-                }
-                for h in 0..heads {
-                    // SAFETY: the columns of a head lie side by side, and are this piece's.
-                    let own = unsafe {
-                        of_a.slice((h * n + columns.start) * d..(h * n + columns.end) * d)
-                    };
-                    for (i, target) in own.chunks_exact_mut(d.max(1)).enumerate() {
-                        for (j, y) in target.iter_mut().enumerate() {
-                            *y += turned[(h * d + j) * COLUMNS + i];
-                        }
-                    }
                 }
             });
         });
-        for o in 0..panel.rows {
+        for o in 0..rows {
             for h in 0..heads {
                 let target = (h * self.m + panel.first + o) * d;
                 for (j, y) in db[target..target + d].iter_mut().enumerate() {
                     for piece in 0..pieces {
-                        *y += sums[(piece * panel.rows + o) * r + h * d + j];
+                        *y += sums[(piece * rows + o) * r + h * d + j];
                     }
                 }
             }
         }
     }
 
-    /// From `e = dL/dK` of one row to the gradients of a (`turned`, a number's columns side by side) and b (`sums`).
+    /// What the rows loaded, from the panel's row `first` on, add on `columns` to the gradients of a and, in `sums`, of b.
     #[inline(always)]
-    #[expect(clippy::too_many_arguments, reason = "the parts of one row's pass")]
+    #[expect(clippy::too_many_arguments, reason = "the parts of one block's pass")]
     fn pull(
         &self,
-        b: &[f32],
+        panel: Panel,
+        first: usize,
         columns: Range<usize>,
-        k: &[f32],
-        inner: &mut [f32],
-        e: &mut [f32],
-        turned: &mut [f32],
+        g: &[f32],
+        block: &mut Block,
+        da: &Disjoint<f32>,
         sums: &mut [f32],
     ) {
-        let width = columns.len();
-        let a = |j: usize| &self.a[j * self.n..][columns.clone()];
-        // κ′ by what κ takes.
-        match self.update.kernel {
-            Kernel::Linear => {}
-            Kernel::Polynomial { degree, .. } => {
-                for (e, s) in e.iter_mut().zip(&*inner) {
-                    *e *= degree as f32 * s.powi(degree as i32 - 1);
+        let (d, heads, width) = (self.d, self.update.heads, columns.len());
+        let stride = self.fill(columns.clone(), block);
+        for (o, sums) in sums.chunks_exact_mut((heads * d).max(1)).enumerate() {
+            let row = o * stride..o * stride + width;
+            let mut list = [0; COLUMNS];
+            let acting = self.acting(&block.k[row.clone()], &mut list);
+            let g = &g[(first + o) * panel.n..][columns.clone()];
+            self.weigh(g, row.clone(), ROWS * stride, block);
+            for h in 0..heads {
+                let own = (h * self.n + columns.start) * d..(h * self.n + columns.end) * d;
+                let b = (h * self.m + panel.first + first + o) * d;
+                let weights = h % self.parts() * ROWS * stride + row.start;
+                let mut pull = Pull {
+                    acting,
+                    weights: &block.inner[weights..][..width],
+                    a: &panel.params[0][own.clone()],
+                    b: &panel.params[1][b..b + d],
+                    // SAFETY: the columns of a head lie side by side, and are this piece's.
+                    da: unsafe { da.slice(own) },
+                    db: &mut sums[h * d..(h + 1) * d],
+                };
+                if self.apart() {
+                    pull.all::<true>();
+                } else {
+                    pull.all::<false>();
                 }
             }
-            Kernel::Sigmoid { gamma, .. } => {
-                for (e, k) in e.iter_mut().zip(k) {
-                    *e *= gamma * (1.0 - k * k);
-                }
+        }
+    }
+
+    /// On one row of a block, puts `dL/dK·κ′`, for kernels of distances over the distance, in the place of what κ takes.
+    #[inline(always)]
+    fn weigh(&self, g: &[f32], row: Range<usize>, area: usize, block: &mut Block) {
+        let k = &block.k[row.clone()];
+        // dL/dK of the entries that act.
+        let mut e = [0.0; COLUMNS];
+        let e = &mut e[..g.len()];
+        e.copy_from_slice(g);
+        if self.threshold.is_some() && self.update.values == Values::Squared {
+            for (e, k) in e.iter_mut().zip(k) {
+                *e *= k.abs();
             }
-            Kernel::Rbf { gamma } => {
-                for (e, k) in e.iter_mut().zip(k) {
-                    *e *= -2.0 * gamma * k;
+        }
+        for h in 0..self.parts() {
+            let inner = &mut block.inner[h * area..][row.clone()];
+            match self.update.kernel {
+                Kernel::Linear => {}
+                Kernel::Polynomial { degree, .. } => {
+                    for e in &mut *e {
+                        *e *= degree as f32;
+                    }
+                    for _ in 1..degree {
+                        for (e, s) in e.iter_mut().zip(&*inner) {
+                            *e *= s;
+                        }
+                    }
                 }
-            }
-            Kernel::Distance { scale } => {
-                for h in 0..self.update.heads {
-                    let sign = self.sign(h, scale);
-                    for (s, e) in inner[h * width..(h + 1) * width].iter_mut().zip(&*e) {
+                Kernel::Sigmoid { gamma, .. } => {
+                    for (e, k) in e.iter_mut().zip(k) {
+                        *e *= gamma * (1.0 - k * k);
+                    }
+                }
+                Kernel::Rbf { gamma } => {
+                    for (e, k) in e.iter_mut().zip(k) {
+                        *e *= -2.0 * gamma * k;
+                    }
+                }
+                Kernel::Distance { scale } => {
+                    let sign = sign(h, scale);
+                    for (s, e) in inner.iter_mut().zip(&*e) {
                         *s = if *s > 0.0 { sign * e / *s } else { 0.0 };
                     }
+                    continue;
                 }
             }
+            inner.copy_from_slice(e);
         }
-        for (j, (sum, b)) in sums.iter_mut().zip(b).enumerate() {
-            let (a, y) = (&a(j)[..width], &mut turned[j * COLUMNS..][..width]);
-            let apart = match self.update.kernel {
-                Kernel::Rbf { .. } => Some(&*e),
-                Kernel::Distance { .. } => Some(&inner[j / self.d * width..][..width]),
-                _ => None,
-            };
-            match apart {
-                Some(e) => {
-                    for ((y, a), e) in y.iter_mut().zip(a).zip(e) {
-                        *y = (a - b).mul_add(*e, *y);
-                    }
-                    *sum -= simd::sum_of_pairs(
-                        a,
-                        e,
-                        #[inline(always)]
-                        |a, e, s| (a - b).mul_add(e, s),
-                    );
-                }
-                None => {
-                    for (y, e) in y.iter_mut().zip(&*e) {
-                        *y = b.mul_add(*e, *y);
-                    }
-                    *sum += simd::dot(a, e);
-                }
-            }
+    }
+}
+
+fn sign(head: usize, scale: f32) -> f32 {
+    if head.is_multiple_of(2) {
+        scale
+    } else {
+        -scale
+    }
+}
+
+/// How the entries of a row pull at the factors of one head.
+struct Pull<'a> {
+    /// The columns whose entries act.
+    acting: &'a [u32],
+    /// Of all columns.
+    weights: &'a [f32],
+    /// `[columns, d]`.
+    a: &'a [f32],
+    /// `[d]`.
+    b: &'a [f32],
+    da: &'a mut [f32],
+    db: &'a mut [f32],
+}
+
+impl Pull<'_> {
+    /// Apart: `da_i += w_i·(a_i − b)` and `db −= Σ_i` of it; else `da_i += w_i·b` and `db += Σ_i w_i·a_i`.
+    #[inline(always)]
+    fn all<const APART: bool>(&mut self) {
+        let (d, mut j) = (self.b.len(), 0);
+        while j + 8 <= d {
+            self.some::<8, APART>(j);
+            j += 8;
+        }
+        while j + 4 <= d {
+            self.some::<4, APART>(j);
+            j += 4;
+        }
+        while j < d {
+            self.some::<1, APART>(j);
+            j += 1;
         }
     }
 
-    /// Counts the magnitudes whose leading bits are `prefix` by their next `width` bits, `shift` bits from the end; also the
-    /// largest bits of all.
-    fn histogram(&self, b: &[f32], prefix: u32, shift: u32, width: u32) -> (Vec<usize>, u32) {
-        let all = Mutex::new((vec![0usize; 1 << width], 0u32));
-        par_chunks(self.m, rows_per_piece(self.n, PIECE), |rows| {
-            let (mut counts, mut largest) = (vec![0usize; 1 << width], 0);
-            self.sweep(b, rows, |_, _, k| {
-                for k in k {
-                    let bits = k.abs().to_bits();
-                    largest = largest.max(bits);
-                    if bits.checked_shr(shift + width).unwrap_or(0) == prefix {
-                        counts[(bits >> shift) as usize & ((1 << width) - 1)] += 1;
-                    }
-                }
-            });
-            let mut all = all.lock().unwrap_or_else(|e| e.into_inner());
-            all.0.iter_mut().zip(counts).for_each(|(y, x)| *y += x);
-            all.1 = all.1.max(largest);
-        });
-        all.into_inner().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// The smallest magnitude above `low`.
-    fn above(&self, b: &[f32], low: f32) -> f32 {
-        let least = Mutex::new(f32::INFINITY);
-        par_chunks(self.m, rows_per_piece(self.n, PIECE), |rows| {
-            let mut own = f32::INFINITY;
-            self.sweep(b, rows, |_, _, k| {
-                for k in k {
-                    if k.abs() > low && k.abs() < own {
-                        own = k.abs();
-                    }
-                }
-            });
-            let mut least = least.lock().unwrap_or_else(|e| e.into_inner());
-            *least = least.min(own);
-        });
-        least.into_inner().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// The p-quantile of |K| as [`crate::tensor::Tensor::quantile`] has it. Magnitudes order as their bits do.
-    fn quantile(&self, p: f64, b: &[f32]) -> f32 {
-        let last = match self.m * self.n {
-            0 => return 0.0,
-            total => total - 1,
-        };
-        let v = p * last as f64;
-        let (mut rank, mut prefix, mut same) = (v.floor() as usize, 0u32, 0);
-        for (shift, width) in [(21, 11), (10, 11), (0, 10)] {
-            let (counts, largest) = self.histogram(b, prefix, shift, width);
-            if f32::from_bits(largest).is_nan() {
-                return f32::NAN;
+    /// N numbers from the j-th on, whose sums stay in a register.
+    #[inline(always)]
+    fn some<const N: usize, const APART: bool>(&mut self, j: usize) {
+        let d = self.b.len();
+        let b = &self.b[j..j + N];
+        let mut sum = [0.0f32; N];
+        for &i in self.acting {
+            let at = i as usize * d + j;
+            let (w, a, y) = (
+                self.weights[i as usize],
+                &self.a[at..at + N],
+                &mut self.da[at..at + N],
+            );
+            let mut next = sum;
+            for l in 0..N {
+                let (along_a, along_b) = if APART {
+                    (a[l] - b[l], b[l] - a[l])
+                } else {
+                    (b[l], a[l])
+                };
+                y[l] = w.mul_add(along_a, y[l]);
+                next[l] = w.mul_add(along_b, sum[l]);
             }
-            let mut digit = 0;
-            while digit + 1 < counts.len() && rank >= counts[digit] {
-                rank -= counts[digit];
-                digit += 1;
-            }
-            prefix = prefix << width | digit as u32;
-            same = counts[digit];
+            sum = next;
         }
-        let low = f32::from_bits(prefix);
-        let fraction = v.fract();
-        if fraction == 0.0 || rank + 1 < same || low.is_infinite() {
-            return low;
+        for (y, sum) in self.db[j..j + N].iter_mut().zip(sum) {
+            *y += sum;
         }
-        low + (self.above(b, low) - low) * fraction as f32
     }
 }
