@@ -22,6 +22,8 @@ Methods:
   lora     r = 8, alpha = 16 on every linear of the blocks (`--rank`); the classifier trains too, the LM head not.
   adalora  PEFT's AdaLoRA, initial rank 1.5 r, target rank r, orthogonality weight 0.1, timed inside the phase
            in which the budget falls: importances are updated every step, the mask every 10th.
+  randlora, miss, bone
+           PEFT's RandLoRA (alpha = 20 r), MiSS, and MiSS with `init_weights="bat"`, at `--rank`.
 
 `--device cuda` times both on the first GPU.
 
@@ -33,6 +35,7 @@ Running it needs `pip install torch peft transformers`; this project itself need
   python3 pytorch_peft.py --command "cargo run --release -p deltaw-benches --bin train-step --"
                                                                   both programs in turns, in one run
   python3 pytorch_peft.py --command "..." --model all --method all
+  python3 pytorch_peft.py --command "..." --model gpt --method randlora --rank 32
 
 JSON keys, here and as expected from the other program: `model`, `method`, `batch`, `seq`, `dim`, `layers`,
 `median_ms`, `tokens_per_s`, `peak_rss_mib` (VmHWM) and `rss_before_model_mib` (VmRSS after the imports). The
@@ -52,7 +55,8 @@ import time
 import warnings
 
 MODELS = ("gpt", "bert", "vit")
-METHODS = ("full", "lora", "adalora")
+METHODS = ("full", "lora", "adalora", "randlora", "miss", "bone")
+UPDATES = ("lora", "randlora", "miss", "bone")
 SHAPE_KEYS = ("batch", "seq", "dim", "layers")
 VOCABULARY = 2048
 HEAD_WIDTH = 64
@@ -153,21 +157,32 @@ def build_model(arguments):
     return model, targets, ["classifier"], inputs
 
 
+def adapter_config(method, rank, **shared):
+    """PEFT's configuration of one of `UPDATES`."""
+    import peft
+
+    if method == "lora":
+        return peft.LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, **shared)
+    if method == "randlora":
+        return peft.RandLoraConfig(r=rank, randlora_alpha=20 * rank, randlora_dropout=0.0, **shared)
+    return peft.MissConfig(r=rank, init_weights="bat" if method == "bone" else True, **shared)
+
+
 def attach_adapters(model, targets, trained_layers, arguments):
     """The PEFT model of `--method`; checks that every linear of the blocks got its adapter."""
     import peft
 
-    shared = dict(target_modules=targets, lora_alpha=2 * arguments.rank, lora_dropout=0.0,
-                  modules_to_save=trained_layers)
-    if arguments.method == "lora":
-        config = peft.LoraConfig(r=arguments.rank, **shared)
+    shared = dict(target_modules=targets, modules_to_save=trained_layers)
+    if arguments.method in UPDATES:
+        config = adapter_config(arguments.method, arguments.rank, **shared)
     else:
         config = peft.AdaLoraConfig(
+            lora_alpha=2 * arguments.rank, lora_dropout=0.0,
             init_r=round(1.5 * arguments.rank), target_r=arguments.rank, tinit=1, tfinal=10, deltaT=10,
             total_step=1000 * (arguments.warmup + arguments.steps), orth_reg_weight=0.1, **shared,
         )
     model = peft.get_peft_model(model, config)
-    adapted = sum(name.endswith("lora_A") for name, _ in model.named_modules())
+    adapted = sum(name.endswith(("lora_A", "randlora_lambda", "miss_block")) for name, _ in model.named_modules())
     per_block = 4 if arguments.model == "gpt" and arguments.gpt_arch == "gpt2" else 6
     if adapted != per_block * arguments.layers:
         raise RuntimeError(f"{adapted} adapted linears, wanted {per_block * arguments.layers}: {targets}")
@@ -323,7 +338,7 @@ def compare_paired(arguments):
         for method in methods:
             theirs = own_command(arguments, model, method, shape)
             ours = shlex.split(arguments.command) + ["--model", model, "--method", method]
-            ours += ["--device", arguments.device]
+            ours += ["--device", arguments.device, "--rank", str(arguments.rank)]
             for key in SHAPE_KEYS:
                 ours += [f"--{key}", str(shape[key])]
             print_comparison([(run_json(theirs), run_json(ours)) for _ in range(arguments.rounds)])

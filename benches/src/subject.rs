@@ -5,7 +5,10 @@ use deltaw_engine::prelude::*;
 use deltaw_models::decoder::{Decoder, DecoderConfig, next_token_loss};
 use deltaw_models::encoder::{Encoder, EncoderConfig, SequenceHead};
 use deltaw_models::methods::adalora::AdaLora;
+use deltaw_models::methods::bone::Bone;
 use deltaw_models::methods::lora::Lora;
+use deltaw_models::methods::miss::Miss;
+use deltaw_models::methods::randlora::RandLora;
 use deltaw_models::methods::selective::Full;
 use deltaw_models::methods::{Attached, Method as _};
 use deltaw_models::vit::{ImageHead, Vit, VitConfig};
@@ -38,6 +41,12 @@ pub enum Method {
     Lora,
     /// AdaLoRA on every linear of the blocks, inside the phase in which the budget falls.
     Adalora,
+    /// RandLoRA on every linear of the blocks.
+    Randlora,
+    /// MiSS on every linear of the blocks; the rank is the width of its shards.
+    Miss,
+    /// Bone on every linear of the blocks; the rank is the side of its blocks.
+    Bone,
 }
 
 /// Sizes of the step.
@@ -105,6 +114,9 @@ impl Subject {
                 ..AdaLora::target_rank(sizes.rank)
             }
             .attach(&store, heads)?,
+            Method::Randlora => RandLora::rank(sizes.rank).attach(&store, heads)?,
+            Method::Miss => Miss::rank(sizes.rank).attach(&store, heads)?,
+            Method::Bone => Bone::block(sizes.rank).attach(&store, heads)?,
         };
         let tokens = sizes.batch * sizes.seq;
         Ok(Subject {
@@ -190,12 +202,13 @@ fn bert(store: &Store, sizes: Sizes, device: &Device) -> Result<Loss> {
     }))
 }
 
-/// FLOPs of the step: the linears in the store, attention, and a decoder's tied head.
+/// FLOPs of the step: the linears in the store with low-rank updates' factors, attention, and a decoder's tied head. What the
+/// other updates take is not counted.
 fn work(store: &Store, model: Model, method: Method, sizes: Sizes) -> Result<Work> {
     let mut work = Work::default();
     let (full, tokens) = (method == Method::Full, sizes.batch * sizes.seq);
     let rank = match method {
-        Method::Full => 0,
+        Method::Full | Method::Randlora | Method::Miss | Method::Bone => 0,
         Method::Lora => sizes.rank,
         Method::Adalora => AdaLora::target_rank(sizes.rank).initial_rank,
     };
