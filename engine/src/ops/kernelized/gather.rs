@@ -66,6 +66,10 @@ impl Gather<'_> {
                 }
             }
         }
+        #[expect(
+            clippy::needless_range_loop,
+            reason = "what a variable of the run indexes lives in memory"
+        )]
         for o in 0..ROWS {
             let row = &mut self.sums[o * width + first..][..lanes];
             S::as_mut_simd_f32s(row).0.copy_from_slice(&sums[o]);

@@ -53,7 +53,7 @@ fn sampled(made: &Prepared, p: f64, b: &[f32]) -> RangeInclusive<u32> {
             // Rows at equal distances, columns at multiples of the golden section: a lattice that favours none.
             let section = tile.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
             let row = (tile * rows as u64 / TILES) as usize * ROWS;
-            let first = (section * columns as u64 >> 32) as usize * LANES;
+            let first = ((section * columns as u64) >> 32) as usize * LANES;
             let columns = first..made.n.min(first + LANES);
             made.load(b, row, &mut block);
             simd::dispatch(
