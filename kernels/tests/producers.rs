@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::dropped::{Case, Memory, all_are_needed};
+use common::dropped::{Case, all_are_needed};
 use common::{Format, numbers};
 use deltaw_kernels::block_affine::{self, BlockAffine, Element};
 
