@@ -7,6 +7,9 @@ use deltaw_tests::gpu::{Gpu, both, near, tensor, values};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
 
+/// An update's linear of x, W and its parameters.
+type Applied<'a> = dyn Fn(&Tensor, &Tensor, &[Tensor]) -> Result<Tensor> + 'a;
+
 /// Unit roundoff of f32.
 const U: f64 = f32::EPSILON as f64 / 2.0;
 
@@ -247,9 +250,7 @@ fn no_matrix_like_the_weight_exists() {
         competition: Competition::Quantile(0.9),
         values: Values::Soft,
     };
-    let run = |what: &str,
-               sizes: &[Vec<usize>],
-               f: &dyn Fn(&Tensor, &Tensor, &[Tensor]) -> Result<Tensor>| {
+    let run = |what: &str, sizes: &[Vec<usize>], f: &Applied<'_>| {
         let gpu = Gpu::new();
         let cuda = gpu.device.as_cuda().unwrap();
         let on = |shape: &[usize], seed| tensor(shape, seed).to_device(&gpu.device).unwrap();
