@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use cudarc::driver::{result, sys};
-use deltaw_emulator::{Device, install};
+use deltaw_emulator::{Device, Waits, install};
 use sys::CUresult;
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -271,5 +271,35 @@ fn memory_is_freed_in_stream_order() -> Result {
         sys::cuStreamSynchronize(s).result()?;
         assert_eq!(result::mem_get_info()?, (64 << 20, 64 << 20));
     }
+    Ok(())
+}
+
+#[test]
+fn waits_are_counted() -> Result {
+    let device = device()?;
+    let (stream, event) = (stream(NON_BLOCKING)?, event(0)?);
+    let mut address = 0;
+    let mut pageable = [0u8; 64];
+    // SAFETY: the handles are live, the memory is as large as what is written or copied.
+    unsafe {
+        sys::cuMemAlloc_v2(&mut address, 64).result()?;
+        sys::cuMemsetD8Async(address, 7, 64, stream).result()?;
+        sys::cuEventRecord(event, stream).result()?;
+        assert_eq!(device.waits()?, Waits::default());
+        sys::cuEventSynchronize(event).result()?;
+        sys::cuEventSynchronize(event).result()?;
+        sys::cuStreamSynchronize(stream).result()?;
+        sys::cuCtxSynchronize().result()?;
+        sys::cuMemcpyDtoH_v2(pageable.as_mut_ptr().cast(), address, 64).result()?;
+    }
+    let wanted = Waits {
+        stream: 1,
+        context: 1,
+        event: 2,
+        blocking: 1,
+    };
+    assert_eq!((device.waits()?, pageable), (wanted, [7; 64]));
+    device.clear()?;
+    assert_eq!(device.waits()?, Waits::default());
     Ok(())
 }

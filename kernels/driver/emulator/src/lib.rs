@@ -184,6 +184,20 @@ pub struct Launch {
     pub counters: Counters,
 }
 
+/// How often the host waited for a device, whether or not there was something to wait for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Waits {
+    /// For a stream.
+    pub stream: u64,
+    /// For a context.
+    pub context: u64,
+    /// For an event.
+    pub event: u64,
+    /// In calls that return when their work is done: copies of memory that is not pinned.
+    pub blocking: u64,
+}
+
 /// A launch that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -250,6 +264,14 @@ impl Device {
         answer(&self.library.launches(self.ordinal)?)
     }
 
+    /// The waits so far, or since [`Device::clear`].
+    ///
+    /// # Errors
+    /// [`EmulatorError::Call`], [`EmulatorError::Answer`].
+    pub fn waits(&self) -> Result<Waits, EmulatorError> {
+        answer(&self.library.waits(self.ordinal)?)
+    }
+
     /// The last fault.
     ///
     /// # Errors
@@ -258,7 +280,7 @@ impl Device {
         answer(&self.library.last_fault(self.ordinal)?)
     }
 
-    /// Forgets launches and fault.
+    /// Forgets launches, waits and fault.
     ///
     /// # Errors
     /// [`EmulatorError::Call`].

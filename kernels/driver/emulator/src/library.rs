@@ -21,6 +21,7 @@ pub struct Library {
     checks: unsafe extern "C" fn(i32, u32) -> u32,
     instruction_limit: unsafe extern "C" fn(i32, u64) -> u32,
     launches: Read,
+    waits: Read,
     last_fault: Read,
     clear: unsafe extern "C" fn(i32) -> u32,
     last_error: unsafe extern "C" fn(*mut c_char, usize, *mut usize) -> u32,
@@ -42,6 +43,7 @@ impl Library {
                 checks: symbol(&library, "deltaw_checks")?,
                 instruction_limit: symbol(&library, "deltaw_instruction_limit")?,
                 launches: symbol(&library, "deltaw_launches")?,
+                waits: symbol(&library, "deltaw_waits")?,
                 last_fault: symbol(&library, "deltaw_last_fault")?,
                 clear: symbol(&library, "deltaw_clear")?,
                 last_error: symbol(&library, "deltaw_last_error")?,
@@ -76,6 +78,10 @@ impl Library {
 
     pub fn launches(&self, ordinal: i32) -> Result<String, EmulatorError> {
         self.read(self.launches, ordinal)
+    }
+
+    pub fn waits(&self, ordinal: i32) -> Result<String, EmulatorError> {
+        self.read(self.waits, ordinal)
     }
 
     pub fn last_fault(&self, ordinal: i32) -> Result<String, EmulatorError> {

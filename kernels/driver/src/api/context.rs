@@ -377,6 +377,7 @@ pub extern "C" fn cuCtxGetApiVersion(context: usize, version: Out<u32>) -> Statu
 pub extern "C" fn cuCtxSynchronize() -> Status {
     call("cuCtxSynchronize", || {
         let context = Context::current()?;
+        context.device.report.waited(|waits| waits.context += 1);
         context.finish();
         context.check()
     })

@@ -165,7 +165,9 @@ pub extern "C" fn cuEventSynchronize(event: usize) -> Status {
         if let Some(recording) = event.recording() {
             event.wait(recording);
         }
-        Context::live().map(drop)
+        let context = Context::live()?;
+        context.device.report.waited(|waits| waits.event += 1);
+        Ok(())
     })
 }
 

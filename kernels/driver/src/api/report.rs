@@ -27,7 +27,20 @@ pub struct Launch {
     pub counters: Counters,
 }
 
-/// Launches and the last fault of a device; they outlive its contexts.
+/// How often the host waited for a device, whether or not there was something to wait for.
+#[derive(Clone, Copy, Default, Serialize)]
+pub struct Waits {
+    /// For a stream.
+    pub stream: u64,
+    /// For a context.
+    pub context: u64,
+    /// For an event.
+    pub event: u64,
+    /// In calls that return when their work is done: copies of memory that is not pinned.
+    pub blocking: u64,
+}
+
+/// Launches, waits and the last fault of a device; they outlive its contexts.
 #[derive(Default)]
 pub struct Report(Mutex<Contents>);
 
@@ -35,6 +48,7 @@ pub struct Report(Mutex<Contents>);
 struct Contents {
     launches: std::collections::VecDeque<Launch>,
     fault: Option<Fault>,
+    waits: Waits,
 }
 
 impl Report {
@@ -49,6 +63,11 @@ impl Report {
             launches.pop_front();
         }
         launches.push_back(launch);
+    }
+
+    /// Counts a wait.
+    pub fn waited(&self, count: impl FnOnce(&mut Waits)) {
+        count(&mut self.contents().waits);
     }
 
     /// Remembers a fault.
@@ -85,7 +104,21 @@ pub extern "C" fn deltaw_launches(
     })
 }
 
-/// Forgets the launches and the fault of a device.
+/// How often the host waited for a device since it was last cleared: a JSON object.
+#[unsafe(no_mangle)]
+pub extern "C" fn deltaw_waits(
+    ordinal: i32,
+    buffer: Host,
+    capacity: usize,
+    length: Out<usize>,
+) -> Status {
+    call("deltaw_waits", || {
+        let text = json(&Device::find(ordinal)?.report.contents().waits)?;
+        hand_out(&text, buffer, capacity, &length)
+    })
+}
+
+/// Forgets the launches, the waits and the fault of a device.
 #[unsafe(no_mangle)]
 pub extern "C" fn deltaw_clear(ordinal: i32) -> Status {
     call("deltaw_clear", || {

@@ -196,6 +196,7 @@ pub fn enqueue_and_wait(
     work: impl FnOnce(&Context) -> Outcome + Send + 'static,
 ) -> Outcome {
     let (context, stream) = resolve(handle)?;
+    context.device.report.waited(|waits| waits.blocking += 1);
     let ticket = context.submit(&stream, Op::run(work));
     stream.wait(ticket);
     context.check()
@@ -252,6 +253,7 @@ pub extern "C" fn cuStreamDestroy_v2(stream: usize) -> Status {
 pub extern "C" fn cuStreamSynchronize(stream: usize) -> Status {
     call("cuStreamSynchronize", || {
         let (context, stream) = resolve(stream)?;
+        context.device.report.waited(|waits| waits.stream += 1);
         stream.finish();
         context.check()
     })
