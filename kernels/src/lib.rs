@@ -22,6 +22,7 @@ pub mod registry;
 pub mod select;
 pub mod softmax;
 pub mod template;
+pub mod transpose;
 pub mod triangular;
 pub mod update;
 

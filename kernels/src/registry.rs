@@ -8,7 +8,7 @@ use crate::philox::Distribution;
 use crate::template::Ptx;
 use crate::{
     KernelError, attention, block_affine, cross_entropy, kernelized, norm, random_basis, reduce,
-    select, softmax, triangular, update,
+    select, softmax, transpose, triangular, update,
 };
 
 /// A kernel of some family.
@@ -63,6 +63,9 @@ pub fn entries() -> Result<Vec<Entry>, KernelError> {
     for kernel in select::Kind::ALL {
         add(kernel.name().into(), kernel.threads(), kernel.expand())?;
     }
+    for kernel in select::Step::ALL {
+        add(kernel.name().into(), kernel.threads(), kernel.expand())?;
+    }
     for kernel in block_affine::Variant::all() {
         add(kernel.name(), kernel.threads(), kernel.expand())?;
     }
@@ -79,8 +82,11 @@ pub fn entries() -> Result<Vec<Entry>, KernelError> {
         add(kernel.name().into(), kernel.threads(), kernel.expand())?;
     }
     let threads = ROW_THREADS as usize;
-    for kernel in softmax::Variant::ALL {
-        add(kernel.name().into(), threads, kernel.expand())?;
+    for kernel in softmax::Kernel::all() {
+        add(kernel.name(), kernel.threads(), kernel.expand())?;
+    }
+    for kernel in transpose::Variant::all() {
+        add(kernel.name(), kernel.threads(), kernel.expand())?;
     }
     for kernel in cross_entropy::Kind::ALL {
         add(kernel.name().into(), threads, kernel.expand())?;

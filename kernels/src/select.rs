@@ -5,8 +5,19 @@
 //! kth   out[r] = the k-th smallest element of x[r, :], k from 0
 //! ```
 //!
-//! `top` has a warp a row and reads the row once for each of the k: meant for few. `kth` has a block a row and decides the
-//! answer bit by bit, 32 reads of the row whatever k is. Bytes: 4 k rows n and 128 rows n, from the caches where a row fits.
+//! Short rows take one launch: `top` has a warp a row and reads the row once for each of the k; `kth` has a block a row and decides
+//! the answer bit by bit. Long ones ([`Select::by_digits`]) have several blocks a row and a launch for each 8 bits of key and index:
+//!
+//! | | launches | bytes at least 4 rows n; read |
+//! |---|---|---|
+//! | `top`, k n ≤ [`Select::ROUNDS`] | 1 | 4 k rows n |
+//! | `top` | 6 + ⌈log₂₅₆ n⌉ | 4 (5 + ⌈log₂₅₆ n⌉) rows n |
+//! | `kth`, n ≤ [`Select::BITS`] | 1 | 128 rows n |
+//! | `kth` | 5 | 16 rows n |
+//!
+//! No floating-point operations; results are exact and do not depend on the order of blocks.
+
+mod radix;
 
 use std::sync::Arc;
 
@@ -16,10 +27,13 @@ use serde::Serialize;
 use crate::kernels::Grid;
 use crate::template::{Ptx, Template};
 use crate::{KernelError, Kernels};
+pub use radix::Step;
 
 const TEMPLATE: Template = Template {
-    files: &[("select.ptx", include_str!("../ptx/select.ptx"))],
+    files: &[("select.ptx", include_str!("../ptx/select.ptx")), KEY],
 };
+
+const KEY: (&str, &str) = ("select_key.ptx", include_str!("../ptx/select_key.ptx"));
 
 /// What is selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,6 +105,8 @@ pub struct Select {
     pub values: u64,
     /// Address of the indices, u32; [`Kind::Kth`] gives none.
     pub indices: u64,
+    /// Address of [`Select::scratch_bytes`] bytes, a multiple of 8.
+    pub scratch: u64,
 }
 
 #[repr(C)]
@@ -109,14 +125,38 @@ struct Arguments {
 unsafe impl DeviceRepr for Arguments {}
 
 impl Select {
+    /// The most k n of a top k in rounds: beyond, reading the row so often takes longer than the launches that it saves.
+    pub const ROUNDS: usize = 1 << 17;
+
+    /// The longest row of a k-th by bits.
+    pub const BITS: usize = 1 << 14;
+
+    /// Whether it goes by digits of 8 bits.
+    pub fn by_digits(&self) -> bool {
+        match self.kind {
+            // A grid has no more blocks than that along its second axis.
+            Kind::Top => self.k * self.n > Self::ROUNDS && self.k < 1 << 24,
+            Kind::Kth => self.n > Self::BITS,
+        }
+    }
+
+    /// Bytes of memory that it works in: 8 KiB and 4 + 8 k bytes for each of up to 1024 rows; none for short ones.
+    pub fn scratch_bytes(&self) -> usize {
+        if self.by_digits() {
+            self.radix_bytes().iter().sum()
+        } else {
+            0
+        }
+    }
+
     /// Launches it on a stream. No rows, or none of a row, launches nothing.
     ///
     /// # Errors
     /// [`KernelError`]: sizes that no kernel takes, or the driver's refusal.
     ///
     /// # Safety
-    /// x and the results must lie in memory of the stream's device, free of other use until the stream has come past, and not
-    /// overlap.
+    /// x, the results and the scratch memory must lie in memory of the stream's device, free of other use until the stream has come
+    /// past, and not overlap.
     pub unsafe fn launch(
         &self,
         kernels: &Kernels,
@@ -141,6 +181,10 @@ impl Select {
         };
         if rows == 0 || nothing {
             return Ok(());
+        }
+        if self.by_digits() {
+            // SAFETY: the caller's promise.
+            return unsafe { self.launch_radix(kernels, stream) };
         }
         let arguments = Arguments {
             x: self.x,

@@ -5,21 +5,24 @@
 //!                    y = x − lse          dx = dy − eʸ Σ dy
 //! ```
 //!
-//! A warp has a row; see `ptx/row.ptx`. FLOPs: some 30 an element, for the exponentials. Bytes: x in and y out; y and dy in and dx
-//! out. Error: that of a sum of n numbers, n u relative to it (Higham 2002, §4.2), and the exponential's ulp.
+//! A row up to [`Row::MOST`] long is loaded once, into the registers of a warp or a block; see `ptx/held.ptx`. A longer one is a warp's,
+//! which reads it for the sum and again for the result; see `ptx/row.ptx`. FLOPs: some 25 an element, for an exponential. Bytes at
+//! least: x in and y out; y and dy in and dx out ([`Softmax::minimum_bytes`]). Error: that of a sum of n numbers, n u relative to it
+//! (Higham 2002, §4.2), and the exponential's ulp.
 
 use std::sync::Arc;
 
 use cudarc::driver::{CudaStream, DeviceRepr};
 use serde::Serialize;
 
-use crate::kernels::{self, Rows};
+use crate::kernels::{Grid, ROW_THREADS, Rows};
 use crate::template::{Ptx, Template};
 use crate::{KernelError, Kernels};
 
 const TEMPLATE: Template = Template {
     files: &[
         ("softmax.ptx", include_str!("../ptx/softmax.ptx")),
+        ("held.ptx", include_str!("../ptx/held.ptx")),
         ("log_sum_exp.ptx", include_str!("../ptx/log_sum_exp.ptx")),
         ("row.ptx", include_str!("../ptx/row.ptx")),
         ("function.ptx", include_str!("../ptx/function.ptx")),
@@ -27,13 +30,33 @@ const TEMPLATE: Template = Template {
     ],
 };
 
-/// What is fixed in a kernel's text.
+/// What is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// The logarithm of it.
     pub log: bool,
     /// The gradient.
     pub backward: bool,
+}
+
+/// Who has a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Row {
+    /// A warp, so many elements in each lane's registers.
+    Warp(usize),
+    /// A block, likewise.
+    Block(usize),
+    /// A warp, none in registers.
+    Walk,
+}
+
+/// What is fixed in a kernel's text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    /// What is computed.
+    pub variant: Variant,
+    /// Who has a row.
+    pub row: Row,
 }
 
 /// A softmax, or its gradient, to launch; all f32 and contiguous.
@@ -87,14 +110,76 @@ impl Variant {
         },
     ];
 
-    /// The kernel's name.
-    pub fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match (self.log, self.backward) {
             (false, false) => "softmax",
             (false, true) => "softmax_gradient",
             (true, false) => "log_softmax",
             (true, true) => "log_softmax_gradient",
         }
+    }
+}
+
+impl Row {
+    /// The choice for a row: the first that holds it, or the walk.
+    const CHOICES: [Row; 7] = [
+        Row::Warp(4),
+        Row::Warp(8),
+        Row::Warp(16),
+        Row::Warp(32),
+        Row::Block(4),
+        Row::Block(8),
+        Row::Block(16),
+    ];
+
+    /// The longest row that is held in registers.
+    pub const MOST: usize = 16 * Self::BLOCK;
+
+    /// Threads of a block that has a row.
+    const BLOCK: usize = 512;
+
+    /// For rows of n elements.
+    pub fn of(n: usize) -> Row {
+        let mut choices = Self::CHOICES.into_iter();
+        choices
+            .find(|row| n <= row.lanes() * row.held())
+            .unwrap_or(Row::Walk)
+    }
+
+    fn lanes(self) -> usize {
+        match self {
+            Row::Warp(_) | Row::Walk => 32,
+            Row::Block(_) => Self::BLOCK,
+        }
+    }
+
+    fn held(self) -> usize {
+        match self {
+            Row::Warp(held) | Row::Block(held) => held,
+            Row::Walk => 0,
+        }
+    }
+}
+
+impl Kernel {
+    /// Every kernel.
+    pub fn all() -> impl Iterator<Item = Kernel> {
+        let rows = Row::CHOICES.into_iter().chain([Row::Walk]);
+        rows.flat_map(|row| Variant::ALL.map(|variant| Kernel { variant, row }))
+    }
+
+    /// The kernel's name.
+    pub fn name(self) -> String {
+        let name = self.variant.name();
+        match self.row {
+            Row::Walk => name.into(),
+            row => format!("{name}_{}x{}", row.lanes(), row.held()),
+        }
+    }
+
+    /// Threads of a block.
+    pub fn threads(self) -> usize {
+        self.row.lanes().max(ROW_THREADS as usize)
     }
 
     /// The kernel's text.
@@ -104,17 +189,21 @@ impl Variant {
     pub fn expand(self) -> Result<Ptx, KernelError> {
         #[derive(Serialize)]
         struct Values {
-            name: &'static str,
+            name: String,
             log: bool,
             backward: bool,
-            threads: u32,
+            threads: usize,
+            lanes: usize,
+            held: usize,
             at: crate::Offsets,
         }
         TEMPLATE.expand(Values {
             name: self.name(),
-            log: self.log,
-            backward: self.backward,
-            threads: kernels::ROW_THREADS,
+            log: self.variant.log,
+            backward: self.variant.backward,
+            threads: self.threads(),
+            lanes: self.row.lanes(),
+            held: self.row.held(),
             at: crate::offsets!(Arguments: x y dy rows n),
         })
     }
@@ -139,9 +228,21 @@ impl Softmax {
         kernels: &Kernels,
         stream: &Arc<CudaStream>,
     ) -> Result<(), KernelError> {
-        let name = self.variant.name();
-        let Some(Rows { rows, n, grid }) = Rows::new(name, self.rows, self.n)? else {
+        let rows = Rows::new(self.variant.name(), self.rows, self.n)?;
+        let Some(Rows { rows, n, grid }) = rows else {
             return Ok(());
+        };
+        let kernel = Kernel {
+            variant: self.variant,
+            row: Row::of(self.n),
+        };
+        let grid = match kernel.row {
+            Row::Warp(_) | Row::Walk => grid,
+            Row::Block(_) => Grid {
+                blocks: [rows, 1, 1],
+                threads: kernel.threads() as u32,
+                shared: 0,
+            },
         };
         let arguments = Arguments {
             x: self.x,
@@ -151,6 +252,6 @@ impl Softmax {
             n,
         };
         // SAFETY: the kernel takes exactly these arguments; the rest is the caller's promise.
-        unsafe { kernels.launch(name, grid, &arguments, stream, || self.variant.expand()) }
+        unsafe { kernels.launch(&kernel.name(), grid, &arguments, stream, || kernel.expand()) }
     }
 }

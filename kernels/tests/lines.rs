@@ -12,8 +12,9 @@ use deltaw_kernels::gemm::{self, Matrix, Type};
 use deltaw_kernels::map::{self, Binary, Function, Map, Operand, Unary};
 use deltaw_kernels::norm::{self, Norm};
 use deltaw_kernels::reduce::{Fold, Reduce};
-use deltaw_kernels::select::{Kind, Select};
-use deltaw_kernels::softmax::{self, Softmax};
+use deltaw_kernels::select::{Kind, Select, Step};
+use deltaw_kernels::softmax::{self, Kernel, Row, Softmax};
+use deltaw_kernels::transpose::Transpose;
 use deltaw_kernels::update::{Part, Rule, Update};
 
 /// Instructions without which nothing changes, and why.
@@ -21,6 +22,11 @@ const SPARE: &[(&str, &str)] = &[
     ("reduce.ptx: setp.eq.u32 %p, %column, 0;", ALL_HAVE_IT),
     ("norm.ptx: setp.eq.u32 %p, %lane, 0;", ALL_HAVE_IT),
     ("select.ptx: setp.eq.u32 %p, %lane, 0;", ALL_HAVE_IT),
+    ("select_radix.ptx: setp.eq.u32 %p, %thread, 0;", ALL_HAVE_IT),
+    (
+        "select_radix.ptx: setp.ne.u32 %p, %t0, 0;",
+        "counts of 0 would be added",
+    ),
     (
         "map.ptx: bra END;",
         "a whole chunk would be stored again, one by one",
@@ -208,7 +214,8 @@ fn selects() -> Vec<Case> {
                     k,
                     x,
                     values,
-                    indices
+                    indices,
+                    scratch: 0
                 }
             )
         }),
@@ -221,6 +228,45 @@ fn selects() -> Vec<Case> {
         select(Kind::Kth, 2, 40, 0),
         select(Kind::Kth, 2, 41, 8),
     ]
+}
+
+/// Rows long enough for several blocks, of few different numbers, so that equal keys decide by their index.
+fn long_selects() -> Vec<Case> {
+    let select = |step: Step, kind: Kind, rows: usize, n: usize, k: usize| Case {
+        name: step.name().into(),
+        ptx: step.expand().unwrap(),
+        launch: Box::new(move |memory| {
+            let odd = [f32::NAN, -0.0, 0.0, -3.0, f32::NEG_INFINITY, 0.5];
+            let values = numbers(rows * n, 5).into_iter().enumerate();
+            let values = values.map(|(i, x)| match i % 3 {
+                0 => odd[i / 3 % 6],
+                1 => (x * 4.0).round(),
+                _ => x,
+            });
+            let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+            let mut call = Select {
+                kind,
+                rows,
+                n,
+                k,
+                x: memory.bytes(&bytes),
+                values: memory.numbers(rows * k.max(1), 2),
+                indices: memory.numbers(rows * k.max(1), 3),
+                scratch: 0,
+            };
+            assert!(call.by_digits());
+            // Not among what is compared: candidates come in any order.
+            let (_scratch, address) = memory.gpu.fresh(call.scratch_bytes());
+            call.scratch = address;
+            launch!(memory, call)
+        }),
+    };
+    let tops = [Step::Count, Step::Take, Step::Rank];
+    let mut all: Vec<_> = tops
+        .map(|step| select(step, Kind::Top, 2, 4201, 300))
+        .into();
+    all.extend([Step::Count, Step::Value].map(|step| select(step, Kind::Kth, 2, 16_501, 7000)));
+    all
 }
 
 fn updates() -> Vec<Case> {
@@ -257,27 +303,42 @@ fn updates() -> Vec<Case> {
     Rule::ALL.map(|rule| update(visible(rule))).into()
 }
 
+/// A softmax or a gradient of numbers up to `scale`.
+fn softmax(variant: softmax::Variant, rows: usize, n: usize, scale: f32) -> Case {
+    let row = Row::of(n);
+    let kernel = Kernel { variant, row };
+    Case {
+        name: kernel.name(),
+        ptx: kernel.expand().unwrap(),
+        launch: Box::new(move |memory| {
+            let [x, y, dy] = [1, 2, 3].map(|seed| {
+                let x = numbers(rows * n, seed).into_iter().map(|x| x * scale);
+                memory.bytes(&x.flat_map(f32::to_le_bytes).collect::<Vec<u8>>())
+            });
+            launch!(
+                memory,
+                Softmax {
+                    variant,
+                    rows,
+                    n,
+                    x,
+                    y,
+                    dy
+                }
+            )
+        }),
+    }
+}
+
 fn rows() -> Vec<Case> {
     let mut all = vec![];
+    // Rows that a warp and a block keep, and one that is walked over: no such row is needed to see what each line does.
+    for (rows, n) in [(5, 3), (6, 70), (2, 1500), (1, Row::MOST + 5)] {
+        all.extend(softmax::Variant::ALL.map(|variant| softmax(variant, rows, n, 1.0)));
+    }
+    // The largest come last, or first, and sums fade.
+    all.extend(softmax::Variant::ALL.map(|variant| softmax(variant, 2, 300, 40.0)));
     for (rows, n) in [(5, 3), (6, 70)] {
-        all.extend(softmax::Variant::ALL.map(|variant| Case {
-            name: variant.name().into(),
-            ptx: variant.expand().unwrap(),
-            launch: Box::new(move |memory| {
-                let [x, y, dy] = [1, 2, 3].map(|seed| memory.numbers(rows * n, seed));
-                launch!(
-                    memory,
-                    Softmax {
-                        variant,
-                        rows,
-                        n,
-                        x,
-                        y,
-                        dy
-                    }
-                )
-            }),
-        }));
         for (kind, smoothing) in cross_entropy::Kind::ALL
             .into_iter()
             .flat_map(|kind| [(kind, 0.0), (kind, 0.2)])
@@ -316,30 +377,6 @@ fn rows() -> Vec<Case> {
             });
         }
     }
-    // A row of -inf has no logarithm of a sum.
-    let nothing = softmax::Variant::ALL[2];
-    all.push(Case {
-        name: nothing.name().into(),
-        ptx: nothing.expand().unwrap(),
-        launch: Box::new(move |memory| {
-            let x: Vec<u8> = [f32::NEG_INFINITY; 6]
-                .into_iter()
-                .flat_map(f32::to_le_bytes)
-                .collect();
-            let (x, y) = (memory.bytes(&x), memory.numbers(6, 1));
-            launch!(
-                memory,
-                Softmax {
-                    variant: nothing,
-                    rows: 2,
-                    n: 3,
-                    x,
-                    y,
-                    dy: 0
-                }
-            )
-        }),
-    });
     for variant in norm::Variant::all() {
         for (rows, n, beta) in [(5, 3, 0.0), (130, 7, 0.5), (6, 140, 1.0)] {
             let kind = match variant.kind {
@@ -475,7 +512,12 @@ fn of_gathers_and_scatters() {
 
 #[test]
 fn of_selections() {
-    all_are_needed(&["select.ptx"], &selects());
+    all_are_needed(&["select.ptx", "select_key.ptx"], &selects());
+}
+
+#[test]
+fn of_selections_by_digits() {
+    all_are_needed(&["select_radix.ptx"], &long_selects());
 }
 
 #[test]
@@ -488,6 +530,7 @@ fn of_kernels_over_rows() {
     all_are_needed(
         &[
             "row.ptx",
+            "held.ptx",
             "softmax.ptx",
             "log_sum_exp.ptx",
             "cross_entropy.ptx",
@@ -495,6 +538,68 @@ fn of_kernels_over_rows() {
         ],
         &rows(),
     );
+}
+
+/// Elements of every size, two axes more with gaps, ragged tiles.
+fn transposes() -> Vec<Case> {
+    let case = |element: Element, [height, width]: [usize; 2], others: bool| {
+        // in [2, 3, height, width] and out [2, 3, width, height], the matrices in another order and rows longer; or only a matrix, with
+        // nothing behind it.
+        let gap = if others { 3 } else { 0 };
+        let size = (width + gap) * (height + gap);
+        let call = move |from, to| {
+            let operand = |pointer, all: [usize; 4]| {
+                let mut strides = [0; map::MAX_RANK];
+                let used = if others { &all[..] } else { &all[2..] };
+                strides[..used.len()].copy_from_slice(used);
+                Operand {
+                    pointer,
+                    element,
+                    strides,
+                }
+            };
+            let shape = [2, 3, width, height];
+            let map = Map {
+                function: Function::Copy,
+                constants: [0.0; 2],
+                shape: if others {
+                    shape.to_vec()
+                } else {
+                    shape[2..].to_vec()
+                },
+                out: operand(to, [size, 2 * size, height + gap, 1]),
+                inputs: vec![operand(from, [3 * size, size, 1, width + gap])],
+            };
+            Transpose::of(&map).expect("a transposition")
+        };
+        let variant = call(0, 0).variant;
+        Case {
+            name: variant.name(),
+            ptx: variant.expand().unwrap(),
+            launch: Box::new(move |memory| {
+                let bytes = if others { 6 } else { 1 } * size * element.bytes();
+                let from: Vec<u8> = (0..bytes).map(|i| (i * 131 % 251) as u8).collect();
+                let (from, to) = (memory.bytes(&from), memory.bytes(&vec![0x55; bytes]));
+                launch!(memory, call(from, to))
+            }),
+        }
+    };
+    let sizes = [Element::U8, Element::Bf16, Element::F32, Element::I64];
+    sizes
+        .into_iter()
+        .flat_map(|element| {
+            [
+                case(element, [70, 41], false),
+                case(element, [9, 75], true),
+                case(element, [66, 8], true),
+            ]
+        })
+        .collect()
+}
+
+#[test]
+fn of_transposes() {
+    all_are_needed(&["transpose.ptx"], &transposes());
 }
 
 #[test]

@@ -134,6 +134,48 @@ fn view(x: &Tensor, order: &[usize], cut: bool) -> Result<Tensor> {
     }
 }
 
+/// The largest k and some in between, of numbers of which many are equal.
+fn order_statistics(rows: usize, n: usize, k: usize, seed: u64) {
+    let few = numbers(rows * n, seed)
+        .into_iter()
+        .map(|x| match (x * 40.0) as i32 {
+            7 => f32::NAN,
+            9 => f32::INFINITY,
+            11 => -0.0,
+            i => i as f32 * 0.5,
+        });
+    let few: Vec<f32> = few.collect();
+    let x = Tensor::from_slice(&few, &[rows, n], &Device::cpu()).unwrap();
+    let [want, got] = both(&[x], |x| {
+        let (top, at) = x[0].top_k(k)?;
+        Ok([
+            top,
+            at,
+            x[0].kth_value(k - 1)?,
+            x[0].kth_value(n - 1)?,
+            x[0].kth_value(n / 2)?,
+        ])
+    });
+    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+        for (a, b) in values(got).iter().zip(values(want)) {
+            assert!(
+                *a == b || a.is_nan() && b.is_nan(),
+                "result {i} of {rows} rows of {n}, k = {k}: {a}, CPU {b}"
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(12))]
+
+    /// Several blocks a row; ties go on over the blocks' bounds.
+    #[test]
+    fn order_statistics_of_long_rows_are_the_cpus(rows in 1..4usize, n in 16_385..20_000usize, k in 1..500usize, seed: u64) {
+        order_statistics(rows, n, k, seed);
+    }
+}
+
 proptest! {
     #![proptest_config(cases(60))]
 
@@ -240,23 +282,7 @@ proptest! {
 
     #[test]
     fn order_statistics_are_the_cpus(rows in 1..9usize, n in 1..300usize, k in 1..6usize, seed: u64) {
-        let few: Vec<f32> = numbers(rows * n, seed).iter().map(|x| match (x * 40.0) as i32 {
-            7 => f32::NAN,
-            9 => f32::INFINITY,
-            11 => -0.0,
-            i => i as f32 * 0.5,
-        }).collect();
-        let k = k.min(n);
-        let x = Tensor::from_slice(&few, &[rows, n], &Device::cpu()).unwrap();
-        let [want, got] = both(&[x], |x| {
-            let (top, at) = x[0].top_k(k)?;
-            Ok([top, at, x[0].kth_value(k - 1)?, x[0].kth_value(n - 1)?, x[0].kth_value(n / 2)?])
-        });
-        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
-            for (a, b) in values(got).iter().zip(values(want)) {
-                prop_assert!(*a == b || a.is_nan() && b.is_nan(), "result {i}: {a} {b}");
-            }
-        }
+        order_statistics(rows, n, k.min(n), seed);
     }
 
     #[test]
@@ -269,6 +295,17 @@ proptest! {
         let [want, got] = both(&[x], |x| view(&x[0], &[1, 0, 2], cut)?.packed()?.converted(to));
         let bytes = |x: &Tensor| x.device().backend().read(x, to).unwrap();
         prop_assert_eq!(bytes(&got), bytes(&want), "{} to {}", from, to);
+    }
+
+    /// Every order of three axes, of every type: those that move the contiguous one go by tiles where it is long enough.
+    #[test]
+    fn permutations_are_the_cpus(which in 0..6usize, size in [1..5usize, 1..50usize, 1..90usize], order in 0..6usize, cut: bool) {
+        let t = [DType::F32, DType::Bf16, DType::F16, DType::U8, DType::U32, DType::I64][which];
+        let order = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]][order];
+        let x = tensor(&size, 3).affine(100.0, 100.0).unwrap().converted(t).unwrap();
+        let [want, got] = both(&[x], |x| view(&x[0], &order, cut)?.packed());
+        let bytes = |x: &Tensor| x.device().backend().read(x, t).unwrap();
+        prop_assert_eq!(bytes(&got), bytes(&want), "{} {:?} {:?}", t, size, order);
     }
 
     #[test]
@@ -363,7 +400,9 @@ proptest! {
     /// logarithm err by (n + 8) u; y is at most 1, and so is Σ y dy, whose terms err once more. The logarithm is below 2 + ln n;
     /// its gradient has Σ dy, n at most with n u of that, times an e^y of n + 8 roundings.
     #[test]
-    fn softmax_and_its_logarithm(rows in 1..9usize, n in 1..150usize, seed: u64) {
+    fn softmax_and_its_logarithm(
+        rows in 1..6usize, n in prop_oneof![1..150usize, 150..2500usize, 8100..8400usize], seed: u64,
+    ) {
         let (x, terms) = (tensor(&[rows, n], seed), n as f64);
         let one = 2.0 * (terms + 8.0) * U;
         near("softmax", std::slice::from_ref(&x), &[one, 3.0 * one], |x| x[0].softmax());

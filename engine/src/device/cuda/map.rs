@@ -1,6 +1,7 @@
 //! Elementwise functions, copies and sums of views.
 
 use deltaw_kernels::map::{self as kernel, Element, Function, MAX_RANK, Operand};
+use deltaw_kernels::transpose::Transpose;
 
 use super::{Cuda, failed};
 use crate::device::Map;
@@ -75,7 +76,8 @@ fn binary(f: Binary) -> kernel::Binary {
 /// An operand: its tensor, which may be the output itself (None).
 type Source<'a> = Option<&'a Tensor>;
 
-/// Launches a function of operands of one shape, adjacent axes merged.
+/// Launches a function of operands of one shape, adjacent axes merged; a copy that moves the contiguous axis goes by tiles
+/// ([`Transpose::of`] has the rule).
 fn launch<const K: usize>(
     cuda: &Cuda,
     op: &'static str,
@@ -113,7 +115,12 @@ fn launch<const K: usize>(
         inputs: (1..=K).map(operand).collect::<Result<_>>()?,
     };
     // SAFETY: layouts lie within their tensors; `out` is unshared, and shows no element twice, as the callers see to.
-    let launched = unsafe { map.launch(&cuda.kernels, &cuda.stream) };
+    let launched = unsafe {
+        match Transpose::of(&map) {
+            Some(transpose) => transpose.launch(&cuda.kernels, &cuda.stream),
+            None => map.launch(&cuda.kernels, &cuda.stream),
+        }
+    };
     launched.map_err(|e| failed(op, &inputs.map(|x| x.unwrap_or(out)), e))
 }
 

@@ -376,18 +376,11 @@ impl Backend for Cuda {
     }
 
     fn top_k(&self, x: &Tensor, k: usize, values: &mut Tensor, indices: &mut Tensor) -> Result<()> {
-        let select = Select {
-            kind: Kind::Top,
-            rows: x.rows(),
-            n: x.last_dim(),
-            k,
-            x: self.address("top_k", x)?,
-            values: self.address_mut("top_k", values)?,
-            indices: self.address_mut("top_k", indices)?,
-        };
-        // SAFETY: the operands are contiguous tensors of this device, as the caller has checked, and the results are unshared.
-        let launched = unsafe { select.launch(&self.kernels, &self.stream) };
-        launched.map_err(|e| failed("top_k", &[x], e))?;
+        let results = [
+            self.address_mut("top_k", values)?,
+            self.address_mut("top_k", indices)?,
+        ];
+        self.select("top_k", Kind::Top, x, k, results)?;
         let below = x.last_dim() as u64;
         self.block("top_k", indices)?
             .set_below(Some(below).filter(|n| *n > 0));
@@ -395,18 +388,8 @@ impl Backend for Cuda {
     }
 
     fn kth_value(&self, x: &Tensor, k: usize, out: &mut Tensor) -> Result<()> {
-        let select = Select {
-            kind: Kind::Kth,
-            rows: x.rows(),
-            n: x.last_dim(),
-            k,
-            x: self.address("kth_value", x)?,
-            values: self.address_mut("kth_value", out)?,
-            indices: 0,
-        };
-        // SAFETY: as in `top_k`.
-        let launched = unsafe { select.launch(&self.kernels, &self.stream) };
-        launched.map_err(|e| failed("kth_value", &[x], e))
+        let results = [self.address_mut("kth_value", out)?, 0];
+        self.select("kth_value", Kind::Kth, x, k, results)
     }
 
     fn random(
@@ -448,6 +431,35 @@ impl Backend for Cuda {
 }
 
 impl Cuda {
+    /// Values and, of a top k, indices of the rows of x.
+    fn select(
+        &self,
+        op: &'static str,
+        kind: Kind,
+        x: &Tensor,
+        k: usize,
+        [values, indices]: [u64; 2],
+    ) -> Result<()> {
+        let mut select = Select {
+            kind,
+            rows: x.rows(),
+            n: x.last_dim(),
+            k,
+            x: self.address(op, x)?,
+            values,
+            indices,
+            scratch: 0,
+        };
+        let bytes = select.scratch_bytes();
+        let scratch = (bytes > 0).then(|| Pool::take(&self.pool, bytes, "counts of digits"));
+        let scratch = scratch.transpose()?;
+        select.scratch = scratch.as_ref().map_or(0, Block::address);
+        // SAFETY: the operands are contiguous tensors of this device, as the caller has checked, the results are unshared, and the
+        // scratch memory, given back now, is used by the same stream only after.
+        let launched = unsafe { select.launch(&self.kernels, &self.stream) };
+        launched.map_err(|e| failed(op, &[x], e))
+    }
+
     fn gather(
         &self,
         op: &'static str,
