@@ -2,6 +2,7 @@
 
 use deltaw_engine::ops::kernelized::{Competition, Kernel, Values};
 use deltaw_engine::ops::random_basis::{Bases, RandomBasis, random_basis_linear};
+use deltaw_engine::ops::sparse::Sparse;
 use deltaw_engine::prelude::*;
 use deltaw_tests::gpu::{Gpu, both, near, tensor, values};
 use proptest::prelude::*;
@@ -55,6 +56,28 @@ proptest! {
         ];
         near("block_affine", &inputs, &bounds, |x| {
             block_affine_linear(&x[0], &x[1].detach(), Some(&x[3]), &x[2])
+        });
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(32))]
+
+    /// Without a side of its own on devices, by the composed form; everything lies in [−1, 1).
+    #[test]
+    fn chosen_places(t in 1..20usize, m in 1..40usize, n in 1..60usize, keep in 1..5u32, dtype in stored(), seed: u64) {
+        let places: Vec<u32> = (0..(m * n) as u32).filter(|i| i * 7 % 5 < keep).collect();
+        let inputs = [
+            tensor(&[t, n], seed), tensor(&[m, n], seed ^ 1).converted(dtype).unwrap(), tensor(&[places.len()], seed ^ 2),
+            tensor(&[m], seed ^ 3),
+        ];
+        let update = Sparse::new(places).unwrap();
+        let [tf, mf, nf] = [t, m, n].map(|k| k as f64);
+        let bounds = [
+            bound(n + 1, 2.0 * nf + 1.0), bound(m + 1, 2.0 * mf), bound(t, tf), bound(t, tf),
+        ];
+        near("sparse", &inputs, &bounds, |x| {
+            produced_linear(update.clone(), &x[0], &x[1].detach(), Some(&x[3]), &[&x[2]])
         });
     }
 }
