@@ -52,8 +52,8 @@ struct Case {
 
 fn cases() -> Vec<Case> {
     let (linear, weight) = ([T, N], Some([M, N]));
-    // Panels of the updates that are made: 2¹⁸ numbers on the CPU, 2¹⁹ on CUDA devices.
-    let panels = [1 << 18, 1 << 19];
+    // A panel of the updates that are made, in f32 and with W where it lies.
+    let panel = 1 << 19;
     let terms = N / RANK;
     let [core, small] = [CORE, SMALL].map(|ends| Core::new(&ends).unwrap());
     vec![
@@ -106,7 +106,7 @@ fn cases() -> Vec<Case> {
             kept: 0,
             // A run's factors, or B's numbers and U, beside the panel: of a panel of 4096 rows three terms. Sums of a product that is
             // split are not counted.
-            scratch: [panels[0], panels[1] + 3 * RANK * (4096 + N)],
+            scratch: [panel, panel + 3 * RANK * (4096 + N)],
             whole: M * N,
         },
         Case {
@@ -117,7 +117,7 @@ fn cases() -> Vec<Case> {
             run: |x, w, p| block_affine_linear(x, w, None, &p[0]),
             kept: 0,
             // Sums of dR of a panel's blocks.
-            scratch: [panels[0], panels[1] + 4096 * BLOCK],
+            scratch: [panel, panel + 4096 * BLOCK],
             whole: M * N,
         },
         Case {
@@ -128,10 +128,7 @@ fn cases() -> Vec<Case> {
             run: |x, w, p| kernelized_sparse_linear(x, w, None, (&p[0], &p[1]), SNELL),
             kept: 0,
             // Sums of both factors' gradients, for tiles of 64 by 64 of a panel.
-            scratch: [
-                panels[0],
-                panels[1] + RANK * (4096 / 64 * N + N / 64 * 4096),
-            ],
+            scratch: [panel, panel + RANK * (4096 / 64 * N + N / 64 * 4096)],
             whole: M * N,
         },
     ]
