@@ -182,7 +182,8 @@ def attach_adapters(model, targets, trained_layers, arguments):
             total_step=1000 * (arguments.warmup + arguments.steps), orth_reg_weight=0.1, **shared,
         )
     model = peft.get_peft_model(model, config)
-    adapted = sum(name.endswith(("lora_A", "randlora_lambda", "miss_block")) for name, _ in model.named_modules())
+    own = {"lora_A", "randlora_lambda", "miss_block"}
+    adapted = sum(name.rsplit(".", 1)[-1] in own for name, _ in model.named_modules())
     per_block = 4 if arguments.model == "gpt" and arguments.gpt_arch == "gpt2" else 6
     if adapted != per_block * arguments.layers:
         raise RuntimeError(f"{adapted} adapted linears, wanted {per_block * arguments.layers}: {targets}")
