@@ -95,6 +95,13 @@ impl Layout {
         }
     }
 
+    /// Elements `start..start + len` along an axis.
+    pub fn narrow(mut self, axis: usize, start: usize, len: usize) -> Self {
+        self.offset += start * self.strides[axis];
+        self.shape[axis] = len;
+        self
+    }
+
     /// Itself; a view of nothing starts at 0, so that its (empty) range lies in every storage.
     pub fn within(mut self) -> Self {
         if self.shape.count() == 0 {

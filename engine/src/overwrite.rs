@@ -28,9 +28,7 @@ impl Tensor {
             let detail = "the elements are shared with another tensor; write to a `deep_clone`";
             return Err(Error::Invalid(format!("overwrite: {detail}")));
         }
-        let mut region = whole;
-        region.offset += start * whole.strides[axis];
-        region.shape[axis] = part.shape()[axis];
+        let region = whole.narrow(axis, start, part.shape()[axis]);
         // A view beside this handle would share the storage, so the handle itself becomes the view for a while.
         let placeholder = Tensor::empty(&[0], self.dtype(), self.device())?;
         let mut view = std::mem::replace(self, placeholder).relayout(region);

@@ -146,9 +146,7 @@ pub(crate) fn stream(visitor: &dyn GradVisitor, dy: &Tensor, x: &Tensor) -> Resu
     let rows = (PANEL / n.max(1)).clamp(1, m.max(1));
     for first in (0..m).step_by(rows) {
         let len = rows.min(m - first);
-        let mut columns = *dy.layout();
-        columns.offset += first;
-        columns.shape[1] = len;
+        let columns = dy.layout().narrow(1, first, len);
         let mut panel = Tensor::empty(&[len, n], DType::F32, x.device())?;
         product(&dy.with_layout(columns), true, x, false, 0.0, &mut panel)?;
         visitor.tile(first, &panel)?;

@@ -122,15 +122,6 @@ impl Op for Expand {
 /// Inputs one after another along an axis.
 struct Concat(usize);
 
-impl Concat {
-    fn part(whole: &Layout, axis: usize, start: usize, len: usize) -> Layout {
-        let mut part = *whole;
-        part.offset += start * whole.strides[axis];
-        part.shape[axis] = len;
-        part
-    }
-}
-
 impl Op for Concat {
     fn name(&self) -> &'static str {
         "concat"
@@ -166,7 +157,7 @@ impl Op for Concat {
         let mut start = 0;
         for x in inputs {
             let len = x.shape()[axis];
-            let mut view = out.relayout(Self::part(&whole, axis, start, len));
+            let mut view = out.relayout(whole.narrow(axis, start, len));
             x.device().backend().copy(x, &mut view)?;
             out = view.relayout(whole);
             start += len;
@@ -182,7 +173,7 @@ impl Op for Concat {
             }
             let len = grads.shape(i)[self.0];
             if grads.needs(i) {
-                let part = dy.with_layout(Self::part(dy.layout(), self.0, start, len));
+                let part = dy.with_layout(dy.layout().narrow(self.0, start, len));
                 grads.add(i, part.packed()?)?;
             }
             start += len;
@@ -479,20 +470,11 @@ impl Op for Narrow {
     }
 
     fn forward(&self, _: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
-        Ok(inputs[0].with_layout(Concat::part(
-            inputs[0].layout(),
-            self.axis,
-            self.start,
-            self.len,
-        )))
+        Ok(inputs[0].with_layout(inputs[0].layout().narrow(self.axis, self.start, self.len)))
     }
 
     fn backward(&self, _: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let whole = Layout::contiguous(Dims::new(grads.shape(0))?);
-        grads.add_region(
-            0,
-            Concat::part(&whole, self.axis, self.start, self.len),
-            &dy,
-        )
+        grads.add_region(0, whole.narrow(self.axis, self.start, self.len), &dy)
     }
 }

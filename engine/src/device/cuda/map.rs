@@ -212,11 +212,7 @@ pub(super) fn accumulate(cuda: &Cuda, dst: &mut Tensor, src: &Tensor, alpha: f32
         return Ok(());
     };
     for i in 0..layout.shape[axis] {
-        let slice = |mut of: crate::layout::Layout| {
-            of.offset += i * of.strides[axis];
-            of.shape[axis] = 1;
-            of
-        };
+        let slice = |of: crate::layout::Layout| of.narrow(axis, i, 1);
         let placeholder = Tensor::empty(&[0], dst.dtype(), dst.device())?;
         let mut part = std::mem::replace(dst, placeholder).relayout(slice(layout));
         accumulate(

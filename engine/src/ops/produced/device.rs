@@ -131,14 +131,6 @@ impl Application<'_> {
     }
 }
 
-/// Where columns of a matrix lie.
-fn columns(whole: &Layout, columns: &Range<usize>) -> Layout {
-    let mut part = *whole;
-    part.offset += columns.start;
-    part.shape[1] = columns.len();
-    part
-}
-
 const PLAIN: Gemm = Gemm {
     trans_a: false,
     trans_b: false,
@@ -187,7 +179,11 @@ impl<P: Producer> super::Produced<P> {
                 ..PLAIN
             };
             let nothing = Tensor::empty(&[0], DType::F32, x.device())?;
-            let mut part = std::mem::replace(&mut y, nothing).relayout(columns(&whole, &rows));
+            let mut part = std::mem::replace(&mut y, nothing).relayout(whole.narrow(
+                1,
+                rows.start,
+                rows.len(),
+            ));
             cuda.product(by_rows, &x, &made, &around, &mut part)?;
             y = part.relayout(whole);
             Ok(())
@@ -217,7 +213,8 @@ impl<P: Producer> super::Produced<P> {
             params: &params,
             prepared: &prepared,
         };
-        let of_rows = |rows: &Range<usize>| dy.with_layout(columns(dy.layout(), rows));
+        let of_rows =
+            |rows: &Range<usize>| dy.with_layout(dy.layout().narrow(1, rows.start, rows.len()));
         if grads.needs(0) {
             write_matrix(grads, 0, |dx, beta| {
                 application.each(|panel, rows| {

@@ -9,19 +9,10 @@ use crate::device::Gemm;
 use crate::device::cuda::{Around, Cuda, failed};
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::layout::Layout;
 use crate::tensor::Tensor;
 
 /// Rows of a panel: a product of fewer would leave most multiprocessors without a tile.
 const PANEL: usize = 128;
-
-/// Rows of a matrix, where they lie.
-fn rows_of(x: &Tensor, rows: &Range<usize>) -> Layout {
-    let mut layout = *x.layout();
-    layout.offset += rows.start * layout.strides[0];
-    layout.shape[0] = rows.len();
-    layout
-}
 
 /// Launches a kernel on the panel of these rows and columns.
 fn launch(
@@ -75,8 +66,11 @@ pub(super) fn product(
             (&rows, &columns),
             &mut panel,
         )?;
-        let right = x.with_layout(rows_of(x, &columns));
-        let (whole, part) = (*out.layout(), rows_of(out, &rows));
+        let right = x.with_layout(x.layout().narrow(0, columns.start, columns.len()));
+        let (whole, part) = (
+            *out.layout(),
+            out.layout().narrow(0, rows.start, rows.len()),
+        );
         let placeholder = Tensor::empty(&[0], DType::F32, x.device())?;
         let mut target = std::mem::replace(out, placeholder).relayout(part);
         cuda.product(gemm, &panel, &right, &Around::default(), &mut target)?;
@@ -104,8 +98,8 @@ pub(super) fn contract(
     };
     for (rows, columns) in core.panels(PANEL, parts.map(|part| part.is_some())) {
         let mut panel = Tensor::empty(&[rows.len(), columns.len()], DType::F32, x.device())?;
-        let [left, right] =
-            [(dy, &rows), (x, &columns)].map(|(of, rows)| of.with_layout(rows_of(of, rows)));
+        let [left, right] = [(dy, &rows), (x, &columns)]
+            .map(|(of, rows)| of.with_layout(of.layout().narrow(0, rows.start, rows.len())));
         cuda.product(gemm, &left, &right, &Around::default(), &mut panel)?;
         launch(cuda, Kind::Pack, core, parts, (&rows, &columns), &mut panel)?;
     }
