@@ -230,8 +230,11 @@ impl Cuda {
         Ok(self.block(op, x)?.address() + (x.layout().offset * x.dtype().size()) as u64)
     }
 
-    /// The same of a tensor that is to be written, which nobody else may hold.
-    pub(crate) fn address_mut(&self, op: &'static str, x: &mut Tensor) -> Result<u64> {
+    /// The same of a tensor that is to be written.
+    ///
+    /// # Errors
+    /// A tensor of another device, or one whose memory somebody else holds too.
+    pub fn address_mut(&self, op: &'static str, x: &mut Tensor) -> Result<u64> {
         if !x.is_unique() {
             return Err(Error::Invalid(format!(
                 "{op}: the output is shared with another tensor; write to a `deep_clone`"

@@ -25,7 +25,7 @@ const ALIGNED: usize = 4;
 
 /// Rows of an update's matrix on a device, and what makes them.
 pub struct DevicePanel<'a> {
-    /// Whose kernels run: [`Cuda::launcher`] and [`Cuda::address`] for those of one's own.
+    /// Whose kernels run: [`Cuda::launcher`], [`Cuda::address`] and [`Cuda::address_mut`] for those of one's own.
     pub cuda: &'a Cuda,
     /// The first row.
     pub first: usize,
