@@ -190,6 +190,14 @@ fn fill_blocks(
             }
         }
         let y = elements(distribution, rounds(counter, [k0, k1]));
+        if shown == [(0, 4); LANES] && count == LANES {
+            let (whole, rest) = out.split_at_mut(4 * LANES);
+            for (l, block) in whole.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                *block = [y[0][l], y[1][l], y[2][l], y[3][l]];
+            }
+            out = rest;
+            continue;
+        }
         for l in 0..count {
             let (from, to) = shown[l];
             let (head, rest) = out.split_at_mut(to - from);

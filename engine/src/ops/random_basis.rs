@@ -16,11 +16,14 @@
 use std::ops::Range;
 
 use crate::cpu::gemm::{Dims, Layout as Strides, Scale, gemm};
+use crate::cpu::philox::{self, Window};
+use crate::cpu::{simd, threads};
 use crate::device::{Device, Distribution};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::produced::{DeviceProducer, Panel, Producer, produced_linear};
-use crate::random::{self, Purpose, RandomKey};
+use crate::pool::with_scratch;
+use crate::random::{Purpose, RandomKey};
 use crate::tensor::Tensor;
 
 mod device;
@@ -36,15 +39,19 @@ pub enum Bases {
 }
 
 impl Bases {
-    /// From a number uniform in [0, 1).
+    /// From numbers uniform in [0, 1).
     #[inline(always)]
-    fn of(self, u: f32) -> f32 {
+    fn of(self, u: &mut [f32]) {
         match self {
-            Bases::Uniform => u.mul_add(2.0, -1.0) * 3f32.sqrt(),
+            Bases::Uniform => u
+                .iter_mut()
+                .for_each(|u| *u = (*u * 2.0 - 1.0) * 3f32.sqrt()),
             Bases::Ternary(s) => {
-                let share = 0.5 / s;
-                let sign = f32::from(u >= 1.0 - share) - f32::from(u < share);
-                sign * s.sqrt()
+                let (share, root) = (0.5 / s, s.sqrt());
+                for u in u {
+                    let sign = f32::from(*u >= 1.0 - share) - f32::from(*u < share);
+                    *u = sign * root;
+                }
             }
         }
     }
@@ -68,6 +75,8 @@ pub struct RandomBasis {
 const NAME: &str = "random_basis";
 /// Numbers of both factors that are made at a time.
 const ROOM: usize = 1 << 16;
+/// Numbers that make a piece of parallel work.
+const GRAIN: usize = 1 << 12;
 const ADD: Scale = Scale {
     alpha: 1.0,
     beta: 1.0,
@@ -100,20 +109,23 @@ impl RandomBasis {
     }
 
     /// Rows and columns of A or B.
-    fn window(&self, basis: &str, rows: Range<usize>, columns: Range<usize>) -> Vec<f32> {
-        let mut out = vec![0.0; rows.len() * columns.len()];
-        let columns = columns.start as u64..columns.end as u64;
-        // Matrices in memory lie far inside a stream's 2³² rows.
-        random::fill(
-            Distribution::Uniform,
-            self.key(basis),
-            rows.start as u64,
-            columns,
-            &mut out,
-        )
-        .expect("a window of the plane");
-        out.iter_mut().for_each(|u| *u = self.bases.of(*u));
-        out
+    fn window(&self, basis: &str, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]) {
+        let (stream, wide) = (self.key(basis).stream(), columns.len());
+        let grain = threads::rows_per_piece(wide, GRAIN);
+        threads::par_rows(out, wide, grain, |first, out| {
+            // Matrices in memory lie far inside a stream's 2³² rows of 2³⁴ columns.
+            let window = Window {
+                first_row: (rows.start + first) as u32,
+                columns: columns.start as u64..columns.end as u64,
+            };
+            simd::dispatch(
+                #[inline(always)]
+                || {
+                    philox::fill_here(Distribution::Uniform, stream, &window, out);
+                    self.bases.of(out);
+                },
+            );
+        });
     }
 
     /// The same on a device, `[rows, columns]`.
@@ -163,47 +175,78 @@ impl RandomBasis {
     }
 
     /// B's columns of a run, `[rows, run·r]`.
-    fn left(&self, rows: Range<usize>, run: &Range<usize>) -> Vec<f32> {
+    fn left(&self, rows: Range<usize>, run: &Range<usize>, out: &mut [f32]) {
         let first = run.start % self.distinct;
         let columns = first * self.rank..(first + run.len()) * self.rank;
-        self.window("randlora.B", rows, columns)
+        self.window("randlora.B", rows, columns, out);
     }
 
     /// s·Λ·A·Γ of a run, `[run·r, columns]`, of the given columns of the smaller side.
     fn right(
         &self,
         prepared: &Prepared,
-        panel: &Panel,
+        [lambda, gamma]: [&[f32]; 2],
         run: &Range<usize>,
         columns: &Range<usize>,
-    ) -> Vec<f32> {
-        let mut out = Vec::with_capacity(run.len() * self.rank * columns.len());
-        self.each(prepared, panel, run, columns, |lambda, a, gamma| {
-            let factor = self.scale * lambda;
-            out.extend(a.iter().zip(gamma).map(|(a, g)| factor * a * g));
+        out: &mut [f32],
+    ) {
+        let (r, d, wide) = (self.rank, prepared.small, columns.len());
+        let grain = threads::rows_per_piece(wide, GRAIN);
+        threads::par_rows(out, wide, grain, |first, out| {
+            simd::dispatch(
+                #[inline(always)]
+                || {
+                    for (row, out) in (first..).zip(out.chunks_exact_mut(wide)) {
+                        let (j, k) = (run.start + row / r, row % r);
+                        let factor = self.scale * lambda[k * prepared.terms + j];
+                        let a = &prepared.a[k * d..][columns.clone()];
+                        let gamma = &gamma[j * d..][columns.clone()];
+                        for ((out, a), gamma) in out.iter_mut().zip(a).zip(gamma) {
+                            *out = factor * a * gamma;
+                        }
+                    }
+                },
+            );
         });
-        out
     }
 
-    /// Calls `row` with λ_kj, A's row k and γ's row j for each row (j, k) of a run.
-    fn each(
+    /// Adds what U of a run, `[run·r, columns]`, contributes to dλ and dγ, and leaves U ⊙ A.
+    fn reduce(
         &self,
         prepared: &Prepared,
-        panel: &Panel,
+        [lambda, gamma]: [&[f32]; 2],
         run: &Range<usize>,
         columns: &Range<usize>,
-        mut row: impl FnMut(f32, &[f32], &[f32]),
+        u: &mut [f32],
+        [d_lambda, d_gamma]: [&mut [f32]; 2],
     ) {
-        let (d, [lambda, gamma]) = (prepared.small, [panel.params[0], panel.params[1]]);
-        for j in run.clone() {
-            for k in 0..self.rank {
-                row(
-                    lambda[k * prepared.terms + j],
-                    &prepared.a[k * d..][columns.clone()],
-                    &gamma[j * d..][columns.clone()],
-                );
-            }
-        }
+        let (r, d, terms, wide) = (self.rank, prepared.small, prepared.terms, columns.len());
+        let (d_lambda, d_gamma) = (
+            threads::Disjoint::new(d_lambda),
+            threads::Disjoint::new(d_gamma),
+        );
+        threads::par_rows(u, r * wide, 1, |first, u| {
+            let j = run.start + first;
+            let gamma = &gamma[j * d..][columns.clone()];
+            // SAFETY: a piece is one term, whose row of γ is its own.
+            let d_gamma = unsafe { d_gamma.slice(j * d + columns.start..j * d + columns.end) };
+            simd::dispatch(
+                #[inline(always)]
+                || {
+                    for (k, u) in u.chunks_exact_mut(wide).enumerate() {
+                        let (at, a) = (k * terms + j, &prepared.a[k * d..][columns.clone()]);
+                        let lambda = lambda[at];
+                        for ((u, a), d_gamma) in u.iter_mut().zip(a).zip(&mut *d_gamma) {
+                            *u *= a;
+                            *d_gamma += *u * lambda;
+                        }
+                        // SAFETY: column j of λ is this term's.
+                        let d_lambda = unsafe { d_lambda.slice(at..at + 1) };
+                        d_lambda[0] += simd::dot(u, gamma);
+                    }
+                },
+            );
+        });
     }
 }
 
@@ -216,6 +259,15 @@ pub fn scaled(a: &Tensor, lambda: &Tensor, gamma: &Tensor) -> Result<Tensor> {
     let rows = lambda.t()?.unsqueeze(2)?.mul(a)?;
     rows.mul(&gamma.unsqueeze(1)?)?
         .reshape(&[terms * a.shape()[0], small])
+}
+
+/// Rows of B and columns of A that a panel takes of W's larger and smaller side.
+fn sides(prepared: &Prepared, rows: &Range<usize>, n: usize) -> (Range<usize>, Range<usize>) {
+    if prepared.tall {
+        (rows.clone(), 0..n)
+    } else {
+        (0..n, rows.clone())
+    }
 }
 
 impl Producer for RandomBasis {
@@ -262,11 +314,13 @@ impl Producer for RandomBasis {
 
     fn prepare(&self, m: usize, n: usize, _: &[&[f32]]) -> Result<Prepared> {
         let small = m.min(n);
+        let mut a = vec![0.0; self.rank * small];
+        self.window("randlora.A", 0..self.rank, 0..small, &mut a);
         Ok(Prepared {
             tall: m >= n,
             small,
             terms: self.terms(m, n),
-            a: self.window("randlora.A", 0..self.rank, 0..small),
+            a,
         })
     }
 
@@ -279,27 +333,21 @@ impl Producer for RandomBasis {
                 n,
                 k,
             };
-            if prepared.tall {
-                let left = self.left(rows.clone(), &run);
-                let right = self.right(prepared, &panel, &run, &(0..n));
-                gemm(
-                    dims,
-                    ADD,
-                    (&left, Strides::row_major(k)),
-                    (&right, Strides::row_major(n)),
-                    (&mut *out, n),
-                );
-            } else {
-                let left = self.right(prepared, &panel, &run, &rows);
-                let right = self.left(0..n, &run);
-                gemm(
-                    dims,
-                    ADD,
-                    (&left, Strides::transposed(panel.rows)),
-                    (&right, Strides::transposed(k)),
-                    (&mut *out, n),
-                );
-            }
+            let (of_b, of_a) = sides(prepared, &rows, n);
+            with_scratch(k * (panel.rows + n), |room| {
+                let (b, a) = room.split_at_mut(k * of_b.len());
+                self.left(of_b, &run, b);
+                self.right(prepared, [panel.params[0], panel.params[1]], &run, &of_a, a);
+                let (left, right) = if prepared.tall {
+                    ((&*b, Strides::row_major(k)), (&*a, Strides::row_major(n)))
+                } else {
+                    (
+                        (&*a, Strides::transposed(panel.rows)),
+                        (&*b, Strides::transposed(k)),
+                    )
+                };
+                gemm(dims, ADD, left, right, (&mut *out, n));
+            });
         }
     }
 
@@ -312,53 +360,29 @@ impl Producer for RandomBasis {
         let [d_lambda, d_gamma] = grads else { return };
         for run in self.runs(prepared.terms, panel.rows + n, ROOM) {
             let k = run.len() * self.rank;
-            // U's rows (j, k), of the panel's part of the smaller side.
-            let columns = if prepared.tall { 0..n } else { rows.clone() };
-            let wide = columns.len();
-            let mut u = vec![0.0; k * wide];
-            if prepared.tall {
-                let left = self.left(rows.clone(), &run);
-                let dims = Dims {
-                    m: k,
-                    n,
-                    k: panel.rows,
-                };
-                gemm(
-                    dims,
-                    scale,
-                    (&left, Strides::transposed(k)),
-                    (g, Strides::row_major(n)),
-                    (&mut u, n),
-                );
+            let (of_b, of_a) = sides(prepared, &rows, n);
+            let dims = Dims {
+                m: k,
+                n: of_a.len(),
+                k: of_b.len(),
+            };
+            let of_g = if prepared.tall {
+                Strides::row_major(n)
             } else {
-                let left = self.left(0..n, &run);
-                let dims = Dims {
-                    m: k,
-                    n: wide,
-                    k: n,
-                };
+                Strides::transposed(n)
+            };
+            with_scratch(k * (panel.rows + n), |room| {
+                let (b, u) = room.split_at_mut(k * of_b.len());
+                self.left(of_b, &run, b);
                 gemm(
                     dims,
                     scale,
-                    (&left, Strides::transposed(k)),
-                    (g, Strides::transposed(n)),
-                    (&mut u, wide),
+                    (&*b, Strides::transposed(k)),
+                    (g, of_g),
+                    (&mut *u, of_a.len()),
                 );
-            }
-            let mut at = 0;
-            self.each(prepared, &panel, &run, &columns, |lambda, a, gamma| {
-                let (j, k) = (run.start + at / self.rank, at % self.rank);
-                let d_gamma = &mut d_gamma[j * prepared.small..][columns.clone()];
-                let mut sum = 0.0;
-                for (((u, a), gamma), d_gamma) in
-                    u[at * wide..][..wide].iter().zip(a).zip(gamma).zip(d_gamma)
-                {
-                    let ua = u * a;
-                    sum += ua * gamma;
-                    *d_gamma += ua * lambda;
-                }
-                d_lambda[k * prepared.terms + j] += sum;
-                at += 1;
+                let params = [panel.params[0], panel.params[1]];
+                self.reduce(prepared, params, &run, &of_a, u, [d_lambda, d_gamma]);
             });
         }
     }
@@ -390,9 +414,12 @@ mod tests {
     fn bases_have_mean_0_and_variance_1() {
         const POINTS: usize = 60_000;
         for bases in [Bases::Uniform, Bases::Ternary(3.0), Bases::Ternary(10.0)] {
-            let at = |i: usize| f64::from(bases.of((i as f32 + 0.5) / POINTS as f32));
-            let mean = (0..POINTS).map(at).sum::<f64>() / POINTS as f64;
-            let square = (0..POINTS).map(|i| at(i).powi(2)).sum::<f64>() / POINTS as f64;
+            let grid = (0..POINTS).map(|i| (i as f32 + 0.5) / POINTS as f32);
+            let mut values: Vec<f32> = grid.collect();
+            bases.of(&mut values);
+            let values = || values.iter().map(|v| f64::from(*v));
+            let mean = values().sum::<f64>() / POINTS as f64;
+            let square = values().map(|v| v.powi(2)).sum::<f64>() / POINTS as f64;
             // A step of the grid more or less on either side of a jump of √10 to 10, and f32's roundings.
             assert!(
                 mean.abs() < 1e-3 && (square - 1.0).abs() < 1e-3,
