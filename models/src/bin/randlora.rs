@@ -164,14 +164,25 @@ fn fill(run: &mut Run) -> Result<()> {
     for style in styles {
         tasks.push(Box::new(Naming::new(&towers, *style, 4)?));
     }
-    if run.scale() == Scale::Full {
-        let base = english::base(run)?;
-        let (tasks, key) = english::tasks(None, &base, most)?;
-        compare(run, &methods, &key, &tasks)?;
+    let english = match run.scale() {
+        Scale::Full => Some(english::base(run)?),
+        _ => None,
+    };
+    let mut headless = vec![];
+    if let Some(base) = &english {
+        let (tasks, key) = english::tasks(None, base, most)?;
+        let (headed, others): (Vec<_>, Vec<_>) =
+            tasks.into_iter().partition(|task| !task.heads().is_empty());
+        compare(run, &methods, &key, &headed)?;
+        headless.push((key, others));
     }
-    // The towers have no head that a probe could train.
+    headless.push((towers.id.clone(), tasks));
+    // No head, nothing for a probe to train.
     methods.retain(|m| m.name() != PROBE);
-    compare(run, &methods, &towers.id, &tasks)
+    for (key, tasks) in &headless {
+        compare(run, &methods, key, tasks)?;
+    }
+    Ok(())
 }
 
 fn experiment(run: &mut Run) -> Result<Verdict> {
