@@ -168,10 +168,12 @@ impl Learner for CausalLm<'_> {
     }
 }
 
-/// Prompts to complete. Right is the greedy completion that is the wanted one to the last token.
+/// Prompts to complete. Right is the greedy completion that is the wanted one to the last token; where many would do, what
+/// counts is the loss on the one that is there ([`Completion::by_loss`]).
 pub struct Completion<'a> {
     base: &'a Pretrained,
     sets: Sets<Rows>,
+    by_loss: bool,
 }
 
 impl<'a> Completion<'a> {
@@ -206,13 +208,30 @@ impl<'a> Completion<'a> {
                 validation: some(&pairs.validation)?,
                 tests: vec![(name.into(), some(&pairs.test)?)],
             },
+            by_loss: false,
         })
+    }
+
+    /// The same, scored by [`loss_metric`].
+    pub fn by_loss(self) -> Self {
+        Completion {
+            by_loss: true,
+            ..self
+        }
     }
 }
 
 impl Task for Completion<'_> {
     fn tests(&self) -> Vec<String> {
         self.sets.names()
+    }
+
+    fn metric(&self) -> Metric {
+        if self.by_loss {
+            loss_metric()
+        } else {
+            Metric::accuracy()
+        }
     }
 
     fn learning(&self) -> Option<&str> {
@@ -246,6 +265,14 @@ pub fn learning_metric() -> Metric {
         .decimals(3)
 }
 
+/// The mean cross-entropy of the tokens of held-out completions and their ends, nats per token.
+pub fn loss_metric() -> Metric {
+    Metric::new("held-out loss")
+        .unit("nats")
+        .lower_is_better()
+        .decimals(3)
+}
+
 /// A model with what it is tested on.
 struct Writer<'a> {
     model: CausalLm<'a>,
@@ -265,6 +292,19 @@ impl Writer<'_> {
         let written = self.model.decoder.generate_batch(&prompts, &options)?;
         Ok(written.iter().zip(&pairs).map(|(w, p)| w == p.1).collect())
     }
+
+    /// The summed cross-entropy of some rows' completions, and their tokens.
+    fn losses(&self, rows: &Rows, items: &[u32]) -> Result<(f64, usize)> {
+        let batch = rows.batch(items, Pad::Longest)?;
+        if batch.weights.iter().all(|w| *w == 0.0) {
+            return Ok((0.0, 0));
+        }
+        let ctx = Context::eval();
+        let (logits, targets) = no_grad(|| self.model.asked(&ctx, &batch))?;
+        let mean = cross_entropy(&logits, &targets, &CrossEntropyOptions::default())?;
+        let tokens = targets.len();
+        Ok((f64::from(mean.to_vec::<f32>()?[0]) * tokens as f64, tokens))
+    }
 }
 
 impl Scored for Writer<'_> {
@@ -275,11 +315,20 @@ impl Scored for Writer<'_> {
     fn score(&self, stage: &Stage<'_>, part: Part) -> Result<Cell> {
         let rows = self.task.sets.of(part);
         let items: Vec<u32> = (0..rows.len() as u32).collect();
-        let mut right = vec![];
+        let (mut right, mut sum, mut tokens) = (vec![], 0.0, 0);
         for chunk in items.chunks(ROWS) {
             stage.check()?;
-            right.extend(self.right(rows, chunk)?);
+            if self.task.by_loss {
+                let (loss, count) = self.losses(rows, chunk)?;
+                (sum, tokens) = (sum + loss, tokens + count);
+            } else {
+                right.extend(self.right(rows, chunk)?);
+            }
         }
-        Ok(Cell::new().accuracy(right))
+        Ok(if self.task.by_loss {
+            Cell::new().metric(loss_metric().name, sum / tokens as f64)
+        } else {
+            Cell::new().accuracy(right)
+        })
     }
 }
