@@ -136,6 +136,33 @@ fn checks() -> Result<Vec<Check>> {
         vec![10.0 * one, 108.0 * one, columns],
         Box::new(|x| rms_norm(&x[0], &x[1], 0.25)),
     );
+    let ctx = Context::train(1, 2);
+    add(
+        "dropout",
+        vec![x.clone()],
+        vec![0.0; 2],
+        Box::new(move |x| dropout(&x[0], 0.3, &ctx, "doctor")),
+    );
+    add(
+        "rotary positions",
+        vec![tensor(&[2, 11, 50, 24], 16)?],
+        vec![0.0; 2],
+        Box::new(|x| Rotation::first(50, 24, 1e4, x[0].device())?.rotate(&x[0])),
+    );
+    // Windows of 3 by 4 on 3 channels, 8 outputs; 5·5 windows of each of 2 images.
+    add(
+        "a convolution",
+        vec![tensor(&[2, 3, 9, 14], 17)?, tensor(&[8, 3, 3, 4], 18)?],
+        vec![sums(36, 36), sums(8 + 12, 8 * 12), sums(50, 50)],
+        Box::new(|x| {
+            let options = Conv2dOptions {
+                stride: [2, 3],
+                padding: [1, 1],
+                ..Conv2dOptions::default()
+            };
+            conv2d(&x[0], &x[1], None, &options)
+        }),
+    );
     add(
         "rows by index, and their sums",
         vec![tensor(&[40, 96], 6)?, indices(700, 40)?],

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use deltaw_engine::device::cuda::Cuda;
 use deltaw_engine::prelude::*;
+use deltaw_kernels::patches::{Kind, Patches};
 
 use crate::bound::median;
 use crate::compare::tensor_on;
@@ -143,11 +144,21 @@ pub fn families(device: &Device, tokens: usize) -> Result<Vec<Subject>> {
     }
     {
         let (x, gain, bias) = (x.trained(), gain.trained(), bias.trained());
+        let dy = tensor_on(&[tokens, 768], 12, device)?;
+        let (a, g, da) = (x.clone(), gain.clone(), dy.clone());
         add(
             format!("layer norm and its gradient {t}x768"),
             0,
             4 * 5 * t * d,
-            Box::new(move || backward(&layer_norm(&x, &gain, &bias, 1e-5)?.sum_all()?).map(drop)),
+            Box::new(move || {
+                backward_with(&layer_norm(&x, &gain, &bias, 1e-5)?, dy.clone()).map(drop)
+            }),
+        );
+        add(
+            format!("RMS norm and its gradient {t}x768"),
+            0,
+            4 * 5 * t * d,
+            Box::new(move || backward_with(&rms_norm(&a, &g, 1e-5)?, da.clone()).map(drop)),
         );
     }
     {
@@ -192,6 +203,73 @@ pub fn families(device: &Device, tokens: usize) -> Result<Vec<Subject>> {
             0,
             4 * t * 3072,
             Box::new(move || wide.top_k(64).map(drop)),
+        );
+    }
+    if device.as_cuda().is_some() {
+        // A ViT's, whose windows share no pixel; and 3 by 3, in which 9 windows do.
+        let images = (tokens / 128).max(1);
+        for (size, [kernel, stride, padding]) in [(224usize, [16usize, 16, 0]), (64, [3, 1, 1])] {
+            let windows = (size + 2 * padding - kernel) / stride + 1;
+            let elements = [size * size, (windows * kernel).pow(2)].map(|n| images * 3 * n);
+            for (kind, way) in [
+                (Kind::Forward, ""),
+                (Kind::Backward { beta: 0.0 }, "' gradient"),
+            ] {
+                let [x, y] = elements.map(|n| tensor_on(&[n], 14, device));
+                let (x, y, own) = (x?, y?, device.clone());
+                let mut patches = Patches {
+                    kind,
+                    batch: images,
+                    groups: 1,
+                    channels: 3,
+                    image: [size; 2],
+                    kernel: [kernel; 2],
+                    stride: [stride; 2],
+                    padding: [padding; 2],
+                    dilation: [1; 2],
+                    x: 0,
+                    y: 0,
+                };
+                let run = move || {
+                    let Some(cuda) = own.as_cuda() else {
+                        return Ok(());
+                    };
+                    (patches.x, patches.y) =
+                        (cuda.address("patches", &x)?, cuda.address("patches", &y)?);
+                    let (kernels, stream) = cuda.launcher();
+                    // SAFETY: contiguous tensors of these sizes, which nobody else holds.
+                    let launched = unsafe { patches.launch(kernels, stream) };
+                    launched.map_err(|e| Error::Invalid(e.to_string()))
+                };
+                add(
+                    format!("patches{way} {kernel}x{kernel} of {images} images 3x{size}x{size}"),
+                    0,
+                    patches.minimum_bytes(),
+                    Box::new(run),
+                );
+            }
+        }
+    }
+    {
+        let (x, dy) = (wide.trained(), wide.clone());
+        let ctx = Context::train(1, 0);
+        add(
+            format!("dropout and its gradient {t}x3072"),
+            0,
+            16 * t * 3072,
+            Box::new(move || {
+                backward_with(&dropout(&x, 0.1, &ctx, "speed")?, dy.clone()).map(drop)
+            }),
+        );
+    }
+    {
+        let heads = tensor_on(&[12, tokens, 64], 13, device)?;
+        let (x, turn) = (heads.trained(), Rotation::first(tokens, 64, 1e4, device)?);
+        add(
+            format!("rotary and its gradient, 12 heads of {t}x64"),
+            0,
+            4 * (4 * 12 * t * 64 + 2 * t * 64),
+            Box::new(move || backward_with(&turn.rotate(&x)?, heads.clone()).map(drop)),
         );
     }
     {

@@ -5,8 +5,8 @@
 //! dz[i, c] = w[i] dy (e^(z[i, c] − lse[i]) − (1 − σ) [c = t[i]] − σ/n)
 //! ```
 //!
-//! A warp has a row; see `ptx/row.ptx`. The gradient takes the logits' place. A row of weight 0 has no loss and no gradient,
-//! whatever it holds. FLOPs: some 30 an element, for the exponentials. Bytes: the logits in; in and out. Error as softmax's.
+//! A warp has a row; see `ptx/row.ptx`. The gradient may take the logits' place. A row of weight 0 has no loss and no
+//! gradient, whatever it holds. FLOPs: some 30 an element, for the exponentials. Bytes: the logits in; in and out. Error as softmax's.
 
 use std::sync::Arc;
 
@@ -38,8 +38,10 @@ pub enum Kind {
         /// Address of the losses, one a row.
         losses: u64,
     },
-    /// The gradient, in the logits' place.
+    /// The gradient.
     Gradient {
+        /// Address of it; it may be the logits'.
+        dz: u64,
         /// Address of one number, the loss's own gradient.
         dy: u64,
     },
@@ -47,7 +49,7 @@ pub enum Kind {
 
 impl Kind {
     /// One of each text.
-    pub const ALL: [Kind; 2] = [Kind::Loss { losses: 0 }, Kind::Gradient { dy: 0 }];
+    pub const ALL: [Kind; 2] = [Kind::Loss { losses: 0 }, Kind::Gradient { dz: 0, dy: 0 }];
 
     /// The kernel's name.
     pub fn name(self) -> &'static str {
@@ -73,7 +75,7 @@ impl Kind {
             name: self.name(),
             backward: matches!(self, Kind::Gradient { .. }),
             threads: kernels::ROW_THREADS,
-            at: crate::offsets!(Arguments: z targets weights lse losses dy rest even rows n),
+            at: crate::offsets!(Arguments: z targets weights lse losses dz dy rest even rows n),
         })
     }
 }
@@ -107,6 +109,7 @@ struct Arguments {
     weights: u64,
     lse: u64,
     losses: u64,
+    dz: u64,
     dy: u64,
     /// 1 − σ and σ/n.
     rest: f32,
@@ -134,7 +137,7 @@ impl CrossEntropy {
     /// [`KernelError`]: sizes that no kernel takes, or the driver's refusal.
     ///
     /// # Safety
-    /// All operands must lie in memory of the stream's device, free of other use until the stream has come past, and not overlap;
+    /// All operands must lie in memory of the stream's device, free of other use until the stream has come past, and not overlap, dz aside;
     /// every class is below n.
     pub unsafe fn launch(
         &self,
@@ -145,9 +148,9 @@ impl CrossEntropy {
         let Some(Rows { rows, n, grid }) = Rows::new(name, self.rows, self.n)? else {
             return Ok(());
         };
-        let (losses, dy) = match self.kind {
-            Kind::Loss { losses } => (losses, 0),
-            Kind::Gradient { dy } => (0, dy),
+        let (losses, dz, dy) = match self.kind {
+            Kind::Loss { losses } => (losses, 0, 0),
+            Kind::Gradient { dz, dy } => (0, dz, dy),
         };
         let arguments = Arguments {
             z: self.z,
@@ -155,6 +158,7 @@ impl CrossEntropy {
             weights: self.weights,
             lse: self.lse,
             losses,
+            dz,
             dy,
             rest: 1.0 - self.smoothing,
             even: self.smoothing / self.n as f32,

@@ -6,60 +6,98 @@
 //! dg = Σ_rows dy ⊙ (x − μ) r        db = Σ_rows dy
 //! ```
 //!
-//! Forward and dx give a row to a warp (`ptx/row.ptx`); dg and db, a column of a part of the rows to a thread, and the parts' sums
-//! are left to a reduction. FLOPs: 8, 13 and 4 an element. Bytes: x in, y out; x and dy in, dx out; x and dy in. Errors: those of sums
-//! of n numbers, n u each (Higham 2002, §4.2).
+//! A row up to [`Row::MOST`] long is loaded once, into the registers of a warp or a block (`ptx/held.ptx`); a block has [`PART`] rows, for
+//! which it loads g and b once, and makes dx and its rows' part of dg and db from the same registers. [`Sums`] adds the parts in their
+//! order. A longer row is a warp's, which reads it once for each sum and again for the result, and its columns are a kernel's of their
+//! own (`ptx/norm_walk.ptx`). FLOPs: 8 and 17 an element. Bytes at least: x in, y out; x and dy in, dx out. Errors: those of sums of n
+//! numbers, n u each (Higham 2002, §4.2).
 
 use std::sync::Arc;
 
 use cudarc::driver::{CudaStream, DeviceRepr};
 use serde::Serialize;
 
-use crate::kernels::{self, Grid, Rows};
+use crate::kernels::{Grid, ROW_THREADS, Rows};
+use crate::row::Row;
 use crate::template::{Ptx, Template};
 use crate::{KernelError, Kernels};
 
-const TEMPLATE: Template = Template {
+mod sums;
+
+pub use sums::Sums;
+
+const HELD: Template = Template {
     files: &[
         ("norm.ptx", include_str!("../ptx/norm.ptx")),
+        ("held.ptx", include_str!("../ptx/held.ptx")),
         ("row.ptx", include_str!("../ptx/row.ptx")),
     ],
 };
 
-/// Rows of a part that are summed by one thread.
-const PART: usize = 64;
+const WALK: Template = Template {
+    files: &[
+        ("norm_walk.ptx", include_str!("../ptx/norm_walk.ptx")),
+        ("row.ptx", include_str!("../ptx/row.ptx")),
+    ],
+};
 
-/// What a launch computes.
+/// Rows of a part, whose sums over columns are left to [`Sums`]: a warp each in a block.
+const PART: usize = Row::BLOCK / 32;
+
+/// What is computed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     /// y and the statistics.
     Forward {
         /// ε.
         eps: f32,
+        /// Address of b, of layer norm.
+        bias: u64,
+        /// Address of y.
+        y: u64,
     },
-    /// dx.
+    /// dx and the parts' sums.
     Backward {
         /// Factor of what dx holds; 0 ignores it.
         beta: f32,
+        /// Address of dy.
+        dy: u64,
+        /// Address of dx, or 0: then it is not made.
+        dx: u64,
+        /// Address of the sums `[parts, 2, n]` of dg and db, or 0.
+        sums: u64,
     },
-    /// dg and db of each part.
+}
+
+/// What a kernel computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// y and the statistics.
+    Forward,
+    /// dx; of held rows also the parts' sums.
+    Backward,
+    /// The parts' sums alone.
     Columns,
 }
 
 /// What is fixed in a kernel's text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    /// Layer norm, not RMS norm.
+    pub centred: bool,
+    /// What it computes.
+    pub step: Step,
+    /// Who has a row.
+    pub row: Row,
+}
+
+/// A norm, or its gradient, to launch; all f32 and contiguous.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Variant {
+pub struct Norm {
     /// Layer norm, not RMS norm.
     pub centred: bool,
     /// Which.
     pub kind: Kind,
-}
-
-/// A norm, or a part of its gradient, to launch; all f32 and contiguous.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Norm {
-    /// Which.
-    pub variant: Variant,
     /// Rows.
     pub rows: usize,
     /// Elements of a row.
@@ -68,14 +106,8 @@ pub struct Norm {
     pub x: u64,
     /// Address of g.
     pub gain: u64,
-    /// Address of b, of a centred forward.
-    pub bias: u64,
     /// Address of μ and r of each row.
     pub stats: u64,
-    /// Address of dy, of a gradient.
-    pub dy: u64,
-    /// Address of the result: y, dx, or `[parts, 2, n]`.
-    pub out: u64,
 }
 
 #[repr(C)]
@@ -85,49 +117,51 @@ struct Arguments {
     gain: u64,
     bias: u64,
     stats: u64,
+    y: u64,
     dy: u64,
-    out: u64,
+    dx: u64,
+    sums: u64,
     rows: u32,
     n: u32,
-    part: u32,
     eps: f32,
     beta: f32,
-    _pad: u32,
 }
 
 // SAFETY: `repr(C)`, of plain numbers, copied by the driver at the launch.
 unsafe impl DeviceRepr for Arguments {}
 
-impl Variant {
-    /// One of each text.
-    pub fn all() -> impl Iterator<Item = Variant> {
-        [true, false].into_iter().flat_map(|centred| {
-            [
-                Kind::Forward { eps: 0.0 },
-                Kind::Backward { beta: 0.0 },
-                Kind::Columns,
-            ]
-            .map(|kind| Variant { centred, kind })
-        })
-    }
-
-    fn kind(self) -> &'static str {
-        match self.kind {
-            Kind::Forward { .. } => "forward",
-            Kind::Backward { .. } => "backward",
-            Kind::Columns => "columns",
-        }
+impl Kernel {
+    /// Every kernel.
+    pub fn all() -> impl Iterator<Item = Kernel> {
+        let steps = Row::all().flat_map(|row| {
+            let columns = (row == Row::Walk).then_some(Step::Columns);
+            [Step::Forward, Step::Backward]
+                .into_iter()
+                .chain(columns)
+                .map(move |step| (row, step))
+        });
+        steps.flat_map(|(row, step)| [true, false].map(|centred| Kernel { centred, step, row }))
     }
 
     /// The kernel's name.
-    pub fn name(self) -> &'static str {
-        match (self.centred, self.kind) {
-            (true, Kind::Forward { .. }) => "layer_norm",
-            (true, Kind::Backward { .. }) => "layer_norm_gradient",
-            (true, Kind::Columns) => "layer_norm_columns",
-            (false, Kind::Forward { .. }) => "rms_norm",
-            (false, Kind::Backward { .. }) => "rms_norm_gradient",
-            (false, Kind::Columns) => "rms_norm_columns",
+    pub fn name(self) -> String {
+        let norm = if self.centred {
+            "layer_norm"
+        } else {
+            "rms_norm"
+        };
+        self.row.named(&match self.step {
+            Step::Forward => norm.to_owned(),
+            Step::Backward => format!("{norm}_gradient"),
+            Step::Columns => format!("{norm}_columns"),
+        })
+    }
+
+    /// Threads of a block.
+    pub fn threads(self) -> usize {
+        match self.row {
+            Row::Walk => ROW_THREADS as usize,
+            _ => Row::BLOCK,
         }
     }
 
@@ -138,26 +172,56 @@ impl Variant {
     pub fn expand(self) -> Result<Ptx, KernelError> {
         #[derive(Serialize)]
         struct Values {
-            name: &'static str,
-            kind: &'static str,
+            name: String,
             centred: bool,
-            threads: u32,
+            kind: &'static str,
+            backward: bool,
+            threads: usize,
+            lanes: usize,
+            held: usize,
+            part: usize,
+            /// Of shared memory for a block's sums of four times 32 columns.
+            columns_bytes: usize,
             at: crate::Offsets,
         }
-        TEMPLATE.expand(Values {
+        let template = match self.row {
+            Row::Walk => WALK,
+            _ => HELD,
+        };
+        template.expand(Values {
             name: self.name(),
-            kind: self.kind(),
             centred: self.centred,
-            threads: kernels::ROW_THREADS,
-            at: crate::offsets!(Arguments: x gain bias stats dy out rows n part eps beta),
+            kind: match self.step {
+                Step::Forward => "forward",
+                Step::Backward => "backward",
+                Step::Columns => "columns",
+            },
+            backward: self.step == Step::Backward,
+            threads: self.threads(),
+            lanes: self.row.lanes(),
+            held: self.row.held(),
+            part: PART,
+            columns_bytes: if self.centred { 2 } else { 1 } * PART * 4 * 128,
+            at: crate::offsets!(Arguments: x gain bias stats y dy dx sums rows n eps beta),
         })
     }
 }
 
 impl Norm {
-    /// Parts of so many rows, whose sums [`Kind::Columns`] gives.
+    /// Parts of so many rows, whose sums are added afterwards.
     pub fn parts(rows: usize) -> usize {
         rows.div_ceil(PART)
+    }
+
+    /// Bytes that any kernel moves: the matrices and the statistics.
+    pub fn minimum_bytes(&self) -> u64 {
+        let matrices = match self.kind {
+            Kind::Forward { .. } => 2,
+            Kind::Backward { dx: 0, .. } => 2,
+            Kind::Backward { beta: 0.0, .. } => 3,
+            Kind::Backward { .. } => 4,
+        };
+        4 * (self.rows * (matrices * self.n + 2)) as u64
     }
 
     /// Launches it on a stream. An empty matrix launches nothing.
@@ -166,47 +230,83 @@ impl Norm {
     /// [`KernelError`]: sizes that no kernel takes, or the driver's refusal.
     ///
     /// # Safety
-    /// All operands must lie in memory of the stream's device, free of other use until the stream has come past; the result
+    /// All operands must lie in memory of the stream's device, free of other use until the stream has come past; what is written
     /// overlaps none of them.
     pub unsafe fn launch(
         &self,
         kernels: &Kernels,
         stream: &Arc<CudaStream>,
     ) -> Result<(), KernelError> {
-        let name = self.variant.name();
-        let Some(Rows { rows, n, mut grid }) = Rows::new(name, self.rows, self.n)? else {
+        let kernel = |step| Kernel {
+            centred: self.centred,
+            step,
+            row: Row::of(self.n),
+        };
+        let name = if self.centred {
+            "layer_norm"
+        } else {
+            "rms_norm"
+        };
+        let Some(Rows { rows, n, grid }) = Rows::new(name, self.rows, self.n)? else {
             return Ok(());
         };
-        let (mut eps, mut beta) = (0.0, 0.0);
-        match self.variant.kind {
-            Kind::Forward { eps: own } => eps = own,
-            Kind::Backward { beta: own } => beta = own,
-            Kind::Columns => {
-                grid = Grid::over(n, kernels::ROW_THREADS);
-                grid.blocks[1] = Self::parts(self.rows) as u32;
-            }
-        }
-        if grid.blocks[1] > 65_535 {
-            return Err(KernelError::Argument {
-                kernel: name,
-                what: format!("{rows} rows: wanted {} at most; split them", 65_535 * PART),
-            });
-        }
-        let arguments = Arguments {
+        let mut arguments = Arguments {
             x: self.x,
             gain: self.gain,
-            bias: self.bias,
+            bias: 0,
             stats: self.stats,
-            dy: self.dy,
-            out: self.out,
+            y: 0,
+            dy: 0,
+            dx: 0,
+            sums: 0,
             rows,
             n,
-            part: PART as u32,
-            eps,
-            beta,
-            _pad: 0,
+            eps: 0.0,
+            beta: 0.0,
         };
-        // SAFETY: the kernel takes exactly these arguments; the rest is the caller's promise.
-        unsafe { kernels.launch(name, grid, &arguments, stream, || self.variant.expand()) }
+        let launch = |step, grid, arguments: &Arguments| {
+            let kernel = kernel(step);
+            let grid = match kernel.row {
+                Row::Walk => grid,
+                _ => Grid {
+                    blocks: [Self::parts(self.rows) as u32, 1, 1],
+                    threads: kernel.threads() as u32,
+                    shared: 0,
+                },
+            };
+            // SAFETY: the kernel takes exactly these arguments; the rest is the caller's promise.
+            unsafe { kernels.launch(&kernel.name(), grid, arguments, stream, || kernel.expand()) }
+        };
+        match self.kind {
+            Kind::Forward { eps, bias, y } => {
+                (arguments.eps, arguments.bias, arguments.y) = (eps, bias, y);
+                launch(Step::Forward, grid, &arguments)
+            }
+            Kind::Backward { beta, dy, dx, sums } => {
+                (arguments.beta, arguments.dy) = (beta, dy);
+                (arguments.dx, arguments.sums) = (dx, sums);
+                if kernel(Step::Backward).row != Row::Walk {
+                    return launch(Step::Backward, grid, &arguments);
+                }
+                if dx != 0 {
+                    launch(Step::Backward, grid, &arguments)?;
+                }
+                if sums != 0 {
+                    let mut grid = Grid::over(n, ROW_THREADS);
+                    grid.blocks[1] = Self::parts(self.rows) as u32;
+                    if grid.blocks[1] > 65_535 {
+                        return Err(KernelError::Argument {
+                            kernel: name,
+                            what: format!(
+                                "{rows} rows: wanted {} at most; split them",
+                                65_535 * PART
+                            ),
+                        });
+                    }
+                    launch(Step::Columns, grid, &arguments)?;
+                }
+                Ok(())
+            }
+        }
     }
 }

@@ -7,8 +7,8 @@ use crate::map::{self, Element, Function, Mode};
 use crate::philox::Distribution;
 use crate::template::Ptx;
 use crate::{
-    KernelError, attention, block_affine, cross_entropy, kernelized, norm, random_basis, reduce,
-    select, softmax, transpose, triangular, update,
+    KernelError, attention, block_affine, cross_entropy, dropout, kernelized, norm, patches,
+    random_basis, reduce, rotary, select, softmax, transpose, triangular, update,
 };
 
 /// A kernel of some family.
@@ -47,6 +47,9 @@ pub fn entries() -> Result<Vec<Entry>, KernelError> {
     for kernel in Distribution::ALL {
         add(kernel.kernel(), kernel.threads(), kernel.expand())?;
     }
+    for kernel in dropout::Variant::ALL {
+        add(kernel.name(), kernel.threads(), kernel.expand())?;
+    }
     for kernel in random_basis::Variant::all() {
         add(kernel.name(), kernel.threads(), kernel.expand())?;
     }
@@ -82,6 +85,12 @@ pub fn entries() -> Result<Vec<Entry>, KernelError> {
         add(kernel.name().into(), kernel.threads(), kernel.expand())?;
     }
     let threads = ROW_THREADS as usize;
+    for kernel in patches::Variant::all() {
+        add(kernel.name(), kernel.threads(), kernel.expand())?;
+    }
+    for kernel in rotary::Variant::all() {
+        add(kernel.name(), kernel.threads(), kernel.expand())?;
+    }
     for kernel in softmax::Kernel::all() {
         add(kernel.name(), kernel.threads(), kernel.expand())?;
     }
@@ -91,9 +100,14 @@ pub fn entries() -> Result<Vec<Entry>, KernelError> {
     for kernel in cross_entropy::Kind::ALL {
         add(kernel.name().into(), threads, kernel.expand())?;
     }
-    for kernel in norm::Variant::all() {
-        add(kernel.name().into(), threads, kernel.expand())?;
+    for kernel in norm::Kernel::all() {
+        add(kernel.name(), kernel.threads(), kernel.expand())?;
     }
+    add(
+        norm::Sums::NAME.into(),
+        norm::Sums::threads(),
+        norm::Sums::expand(),
+    )?;
     let delta = attention::Attention::expand_delta();
     add(attention::Attention::DELTA.into(), threads, delta)?;
     for kernel in attention::Variant::all() {

@@ -16,6 +16,7 @@ use cudarc::driver::{CudaStream, DeviceRepr};
 use serde::Serialize;
 
 use crate::kernels::{Grid, ROW_THREADS, Rows};
+pub use crate::row::Row;
 use crate::template::{Ptx, Template};
 use crate::{KernelError, Kernels};
 
@@ -37,17 +38,6 @@ pub struct Variant {
     pub log: bool,
     /// The gradient.
     pub backward: bool,
-}
-
-/// Who has a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Row {
-    /// A warp, so many elements in each lane's registers.
-    Warp(usize),
-    /// A block, likewise.
-    Block(usize),
-    /// A warp, none in registers.
-    Walk,
 }
 
 /// What is fixed in a kernel's text.
@@ -120,61 +110,15 @@ impl Variant {
     }
 }
 
-impl Row {
-    /// The choice for a row: the first that holds it, or the walk.
-    const CHOICES: [Row; 7] = [
-        Row::Warp(4),
-        Row::Warp(8),
-        Row::Warp(16),
-        Row::Warp(32),
-        Row::Block(4),
-        Row::Block(8),
-        Row::Block(16),
-    ];
-
-    /// The longest row that is held in registers.
-    pub const MOST: usize = 16 * Self::BLOCK;
-
-    /// Threads of a block that has a row.
-    const BLOCK: usize = 512;
-
-    /// For rows of n elements.
-    pub fn of(n: usize) -> Row {
-        let mut choices = Self::CHOICES.into_iter();
-        choices
-            .find(|row| n <= row.lanes() * row.held())
-            .unwrap_or(Row::Walk)
-    }
-
-    fn lanes(self) -> usize {
-        match self {
-            Row::Warp(_) | Row::Walk => 32,
-            Row::Block(_) => Self::BLOCK,
-        }
-    }
-
-    fn held(self) -> usize {
-        match self {
-            Row::Warp(held) | Row::Block(held) => held,
-            Row::Walk => 0,
-        }
-    }
-}
-
 impl Kernel {
     /// Every kernel.
     pub fn all() -> impl Iterator<Item = Kernel> {
-        let rows = Row::CHOICES.into_iter().chain([Row::Walk]);
-        rows.flat_map(|row| Variant::ALL.map(|variant| Kernel { variant, row }))
+        Row::all().flat_map(|row| Variant::ALL.map(|variant| Kernel { variant, row }))
     }
 
     /// The kernel's name.
     pub fn name(self) -> String {
-        let name = self.variant.name();
-        match self.row {
-            Row::Walk => name.into(),
-            row => format!("{name}_{}x{}", row.lanes(), row.held()),
-        }
+        self.row.named(self.variant.name())
     }
 
     /// Threads of a block.

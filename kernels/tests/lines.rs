@@ -7,11 +7,14 @@ mod common;
 use common::dropped::{self, Case};
 use common::{Format, numbers};
 use deltaw_kernels::cross_entropy::{self, CrossEntropy};
+use deltaw_kernels::dropout::Dropout;
 use deltaw_kernels::gather::{Element, Gather, Scatter, Size};
 use deltaw_kernels::gemm::{self, Matrix, Type};
 use deltaw_kernels::map::{self, Binary, Function, Map, Operand, Unary};
-use deltaw_kernels::norm::{self, Norm};
+use deltaw_kernels::norm::{self, Norm, Sums};
+use deltaw_kernels::patches::{self, Patches};
 use deltaw_kernels::reduce::{Fold, Reduce};
+use deltaw_kernels::rotary::{Axis, Rotary};
 use deltaw_kernels::select::{Kind, Select, Step};
 use deltaw_kernels::softmax::{self, Kernel, Row, Softmax};
 use deltaw_kernels::transpose::Transpose;
@@ -20,7 +23,7 @@ use deltaw_kernels::update::{Part, Rule, Update};
 /// Instructions without which nothing changes, and why.
 const SPARE: &[(&str, &str)] = &[
     ("reduce.ptx: setp.eq.u32 %p, %column, 0;", ALL_HAVE_IT),
-    ("norm.ptx: setp.eq.u32 %p, %lane, 0;", ALL_HAVE_IT),
+    ("norm_walk.ptx: setp.eq.u32 %p, %lane, 0;", ALL_HAVE_IT),
     ("select.ptx: setp.eq.u32 %p, %lane, 0;", ALL_HAVE_IT),
     ("select_radix.ptx: setp.eq.u32 %p, %thread, 0;", ALL_HAVE_IT),
     (
@@ -355,8 +358,9 @@ fn rows() -> Vec<Case> {
                     z[1] = f32::INFINITY;
                     z[2 * n - 1] = f32::NEG_INFINITY;
                     let z: Vec<u8> = z.into_iter().flat_map(f32::to_le_bytes).collect();
+                    let z = memory.bytes(&z);
                     let call = CrossEntropy {
-                        z: memory.bytes(&z),
+                        z,
                         targets: memory.indices(&indices(rows, n)),
                         weights: memory.bytes(&weights),
                         lse: memory.numbers(rows, 4),
@@ -365,6 +369,12 @@ fn rows() -> Vec<Case> {
                                 losses: memory.numbers(rows, 5),
                             },
                             cross_entropy::Kind::Gradient { .. } => cross_entropy::Kind::Gradient {
+                                // In the logits' place, or not.
+                                dz: if n == 3 {
+                                    z
+                                } else {
+                                    memory.numbers(rows * n, 7)
+                                },
                                 dy: memory.numbers(1, 6),
                             },
                         },
@@ -377,39 +387,254 @@ fn rows() -> Vec<Case> {
             });
         }
     }
-    for variant in norm::Variant::all() {
-        for (rows, n, beta) in [(5, 3, 0.0), (130, 7, 0.5), (6, 140, 1.0)] {
-            let kind = match variant.kind {
-                norm::Kind::Forward { .. } => norm::Kind::Forward { eps: 0.25 },
-                norm::Kind::Backward { .. } => norm::Kind::Backward { beta },
-                norm::Kind::Columns => norm::Kind::Columns,
-            };
-            let variant = norm::Variant { kind, ..variant };
-            all.push(Case {
-                name: variant.name().into(),
-                ptx: variant.expand().unwrap(),
-                launch: Box::new(move |memory| {
-                    let call = Norm {
-                        variant,
-                        rows,
-                        n,
-                        x: memory.numbers(rows * n, 1),
-                        gain: memory.numbers(n, 2),
-                        bias: memory.numbers(n, 3),
-                        stats: memory.numbers(2 * rows, 4),
-                        dy: memory.numbers(rows * n, 5),
-                        // A β of 0 ignores what was there.
-                        out: match beta {
-                            0.0 => memory.bytes(&vec![0xFF; 8 * rows * n]),
-                            _ => memory.numbers((rows * n).max(2 * n * Norm::parts(rows)), 6),
-                        },
-                    };
-                    launch!(memory, call)
-                }),
-            });
+    all
+}
+
+/// Rows of whole blocks of four, and others; some is kept and some not.
+fn dropouts() -> Vec<Case> {
+    let case = |rows: usize, width: usize| {
+        let call = move |x, y| Dropout {
+            rows,
+            width,
+            stream: [1, 2, 3, 4],
+            keep: 0.4,
+            x,
+            y,
+        };
+        let variant = call(0, 0).variant();
+        Case {
+            name: variant.name(),
+            ptx: variant.expand().unwrap(),
+            launch: Box::new(move |memory| {
+                let x = memory.numbers(rows * width, 1);
+                let y = memory.numbers(rows * width, 2);
+                launch!(memory, call(x, y))
+            }),
+        }
+    };
+    vec![case(3, 7), case(50, 13), case(40, 16)]
+}
+
+#[test]
+fn of_dropout() {
+    all_are_needed(&["dropout.ptx"], &dropouts());
+}
+
+/// Windows that share pixels and that do not, and pixels that none shows; groups, padding and gaps; whole fours.
+fn patches() -> Vec<Case> {
+    let plain = Patches {
+        kind: patches::Kind::Forward,
+        batch: 2,
+        groups: 1,
+        channels: 3,
+        image: [7, 9],
+        kernel: [3, 2],
+        stride: [1, 2],
+        padding: [1, 0],
+        dilation: [1, 1],
+        x: 0,
+        y: 0,
+    };
+    let grouped = Patches {
+        batch: 3,
+        groups: 2,
+        channels: 2,
+        stride: [2, 1],
+        padding: [2, 3],
+        dilation: [2, 3],
+        ..plain
+    };
+    let wide = Patches {
+        image: [6, 12],
+        kernel: [2, 4],
+        stride: [1, 4],
+        padding: [1, 4],
+        ..plain
+    };
+    let shared = Patches {
+        kernel: [4, 8],
+        stride: [3, 4],
+        padding: [0, 0],
+        ..wide
+    };
+    let case = |call: Patches| {
+        let variant = call.variant();
+        Case {
+            name: variant.name(),
+            ptx: variant.expand().unwrap(),
+            launch: Box::new(move |memory| {
+                let [ho, wo] = call.windows().unwrap();
+                let images = call.batch * call.groups * call.channels;
+                let (x, y) = (
+                    images * call.image[0] * call.image[1],
+                    images * ho * wo * call.kernel[0] * call.kernel[1],
+                );
+                // A β of 0 ignores what was there.
+                let x = match call.kind {
+                    patches::Kind::Backward { beta: 0.0 } => memory.bytes(&vec![0xFF; 4 * x]),
+                    _ => memory.numbers(x, 1),
+                };
+                let y = memory.numbers(y, 2);
+                launch!(memory, Patches { x, y, ..call })
+            }),
+        }
+    };
+    let mut all = vec![];
+    for call in [plain, grouped, wide, shared] {
+        all.push(case(call));
+        for beta in [0.0, 0.5] {
+            let kind = patches::Kind::Backward { beta };
+            all.push(case(Patches { kind, ..call }));
         }
     }
     all
+}
+
+#[test]
+fn of_patches() {
+    all_are_needed(&["patches.ptx"], &patches());
+}
+
+/// No axis but the repeated one, one and two; views with gaps; more rows of a place than a thread has.
+fn rotaries() -> Vec<Case> {
+    let axis = |size, strides| Axis { size, strides };
+    let case = |half: usize, axes: &[Axis], back: bool| {
+        let axes = axes.to_vec();
+        let call = move |x, y, tables| Rotary {
+            half,
+            axes: axes.clone(),
+            back,
+            x,
+            y,
+            tables,
+        };
+        let variant = call(0, 0, [0; 2]).variant();
+        Case {
+            name: variant.name(),
+            ptx: variant.expand().unwrap(),
+            launch: Box::new(move |memory| {
+                let all = call(0, 0, [0; 2]).axes;
+                let count = |k: usize, row: usize| {
+                    let last = all.iter().map(|axis| (axis.size - 1) * axis.strides[k]);
+                    last.sum::<usize>() + row
+                };
+                let x = memory.numbers(count(0, 2 * half), 1);
+                // In place where the rows lie alike: what is turned twice shows.
+                let alike = all.iter().all(|axis| axis.strides[0] == axis.strides[1]);
+                let y = if alike {
+                    x
+                } else {
+                    memory.numbers(count(1, 2 * half), 2)
+                };
+                let tables = [3, 4].map(|seed| memory.numbers(count(2, half), seed));
+                launch!(memory, call(x, y, tables))
+            }),
+        }
+    };
+    vec![
+        case(3, &[axis(11, [7, 7, 0])], false),
+        case(4, &[axis(3, [8, 8, 0])], true),
+        case(8, &[axis(10, [80, 96, 0]), axis(5, [16, 16, 8])], true),
+        case(5, &[axis(20, [10, 30, 5]), axis(3, [200, 10, 0])], false),
+        case(
+            4,
+            &[
+                axis(2, [260, 240, 20]),
+                axis(6, [40, 40, 0]),
+                axis(5, [8, 8, 4]),
+            ],
+            false,
+        ),
+    ]
+}
+
+#[test]
+fn of_rotations() {
+    all_are_needed(&["rotary.ptx"], &rotaries());
+}
+
+/// Rows that warps and blocks keep, in one part and in two, and longer ones; with all results, and without either of a gradient's.
+fn norms() -> Vec<Case> {
+    let case = |step, centred, [rows, n]: [usize; 2], beta: f32, wanted: [bool; 2]| {
+        let row = Row::of(n);
+        let kernel = norm::Kernel { centred, step, row };
+        Case {
+            name: kernel.name(),
+            ptx: kernel.expand().unwrap(),
+            launch: Box::new(move |memory| {
+                let [dx, sums] = [rows * n, 2 * n * Norm::parts(rows)].map(|count| {
+                    memory.bytes(&vec![if beta == 0.0 { 0xFF } else { 0x3E }; 4 * count])
+                });
+                let kind = match step {
+                    norm::Step::Forward => norm::Kind::Forward {
+                        eps: 0.25,
+                        bias: memory.numbers(n, 3),
+                        y: dx,
+                    },
+                    _ => norm::Kind::Backward {
+                        beta,
+                        dy: memory.numbers(rows * n, 5),
+                        dx: if wanted[0] { dx } else { 0 },
+                        sums: if wanted[1] { sums } else { 0 },
+                    },
+                };
+                let call = Norm {
+                    centred,
+                    kind,
+                    rows,
+                    n,
+                    x: memory.numbers(rows * n, 1),
+                    gain: memory.numbers(n, 2),
+                    stats: memory.numbers(2 * rows, 4),
+                };
+                launch!(memory, call)
+            }),
+        }
+    };
+    let (long, both) = (Row::MOST + 5, [true; 2]);
+    let mut all = vec![];
+    for centred in [true, false] {
+        for size in [[5, 3], [20, 140], [18, 1030], [2, long]] {
+            all.push(case(norm::Step::Forward, centred, size, 0.0, both));
+        }
+        let backward = norm::Step::Backward;
+        for (size, beta) in [([5, 3], 0.0), ([20, 140], 0.5), ([18, 1030], 1.0)] {
+            all.push(case(backward, centred, size, beta, both));
+            all.extend(
+                [[true, false], [false, true]]
+                    .map(|wanted| case(backward, centred, size, beta, wanted)),
+            );
+        }
+        for beta in [0.0, 0.5] {
+            all.push(case(backward, centred, [2, long], beta, [true, false]));
+        }
+        all.push(case(
+            norm::Step::Columns,
+            centred,
+            [17, long],
+            0.0,
+            [false, true],
+        ));
+    }
+    all
+}
+
+fn norm_sums() -> Vec<Case> {
+    let case = |parts, n, centred: bool| Case {
+        name: Sums::NAME.into(),
+        ptx: Sums::expand().unwrap(),
+        launch: Box::new(move |memory| {
+            let call = Sums {
+                parts,
+                n,
+                sums: memory.numbers(2 * parts * n, 1),
+                gain: memory.numbers(n, 2),
+                bias: if centred { memory.numbers(n, 3) } else { 0 },
+            };
+            launch!(memory, call)
+        }),
+    };
+    vec![case(3, 37, true), case(40, 70, true), case(20, 5, false)]
 }
 
 fn is_float(element: Element) -> bool {
@@ -534,10 +759,15 @@ fn of_kernels_over_rows() {
             "softmax.ptx",
             "log_sum_exp.ptx",
             "cross_entropy.ptx",
-            "norm.ptx",
         ],
         &rows(),
     );
+}
+
+#[test]
+fn of_norms() {
+    all_are_needed(&["held.ptx", "norm.ptx", "norm_walk.ptx"], &norms());
+    all_are_needed(&["norm_sums.ptx"], &norm_sums());
 }
 
 /// Elements of every size, two axes more with gaps, ragged tiles.

@@ -4,7 +4,7 @@ use deltaw_engine::prelude::*;
 
 use crate::cache::KeyValues;
 use crate::layers::Norm;
-use crate::transformer::{FeedForward, Place, Rotation, SelfAttention};
+use crate::transformer::{FeedForward, Place, SelfAttention};
 
 /// Where a norm stands beside a residual connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

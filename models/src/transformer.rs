@@ -61,38 +61,6 @@ pub enum Projections {
     Fused(FusedQkv),
 }
 
-/// Rotary positions (Su et al. 2021, in LLaMA's order) for [`SelfAttention::forward`].
-pub struct Rotation {
-    positions: Tensor,
-    base: f64,
-}
-
-impl Rotation {
-    /// Angles `position·base^(−2i/D)`; `positions` is `[T]` or `[B, T]`.
-    ///
-    /// # Errors
-    /// Positions of another rank.
-    pub fn new(positions: &Tensor, base: f64) -> Result<Self> {
-        let positions = match positions.rank() {
-            1 => positions.clone(),
-            2 => positions.unsqueeze(1)?,
-            _ => {
-                let detail = format!(
-                    "positions are {:?}, wanted [T] or [B, T]",
-                    positions.shape()
-                );
-                return Err(Error::Invalid(detail));
-            }
-        };
-        Ok(Rotation { positions, base })
-    }
-
-    /// Heads `[B, H, T, D]`, turned.
-    fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        rotary(x, &self.positions, self.base)
-    }
-}
-
 /// Multi-head self-attention; keys and values may have fewer heads than queries (Ainslie et al. 2023).
 pub struct SelfAttention {
     /// Query, key and value.
@@ -158,7 +126,7 @@ impl SelfAttention {
             split(&v, self.key_heads)?,
         );
         Ok(match rotation {
-            Some(rotation) => [rotation.apply(&q)?, rotation.apply(&k)?, v],
+            Some(rotation) => [rotation.rotate(&q)?, rotation.rotate(&k)?, v],
             None => [q, k, v],
         })
     }

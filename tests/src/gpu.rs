@@ -113,3 +113,16 @@ pub fn near(
         }
     }
 }
+
+/// Value and gradients on the device, in the CPU's bits.
+///
+/// # Panics
+/// They are not.
+pub fn same_bits(what: &str, inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
+    let [want, got] = both(inputs, |x| swept(x, &f));
+    let bits = |all: &[Tensor]| -> Vec<Vec<u32>> {
+        let bits = |x: &Tensor| values(x).into_iter().map(f32::to_bits).collect();
+        all.iter().map(bits).collect()
+    };
+    assert_eq!(bits(&got), bits(&want), "{what}");
+}

@@ -6,7 +6,7 @@ use deltaw_engine::ops::binary::Binary;
 use deltaw_engine::ops::unary::Unary;
 use deltaw_engine::optim::{AdamW, Sgd};
 use deltaw_engine::prelude::*;
-use deltaw_tests::gpu::{both, gpu, near, tensor, values};
+use deltaw_tests::gpu::{Gpu, both, gpu, near, same_bits, tensor, values};
 use deltaw_tests::numbers;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
@@ -428,26 +428,174 @@ proptest! {
         });
     }
 
-    /// With ε = 1/4, r ≤ 2; |x − μ| ≤ 2, so |x̂| ≤ 4: y, up to 5, has the (n + 8) u of mean and deviation, and dx, up to
-    /// r (1 + 1 + 4·4), three such sums; dg and db sum rows of numbers up to 4.
+    #[test]
+    fn dropouts(rows in 0..70usize, n in 0..70usize, p in 0.01f32..0.99, step: u64, seed: u64) {
+        let ctx = Context::train(seed, step);
+        same_bits("dropout", &[tensor(&[rows, n], seed)], |x| dropout(&x[0], p, &ctx, "here"));
+    }
+
+    /// Heads before tokens and after, positions that are shared, of each sample, and of all; heads that are views.
+    #[test]
+    fn rotations(batch in 1..4usize, heads in 1..20usize, tokens in 1..7usize, half in 1..10usize, packed: bool, seed: u64) {
+        let width = 2 * half;
+        let places = Tensor::from_slice(
+            &(0..batch * tokens).map(|i| (i * 7 % 40) as u32).collect::<Vec<_>>(),
+            &[batch, tokens],
+            &Device::cpu(),
+        ).unwrap();
+        let [of_each, of_all] = [[batch, 1, tokens], [batch, tokens, 1]].map(|shape| places.reshape(&shape).unwrap());
+        let shared = places.narrow(0, 0, 1).unwrap().reshape(&[tokens]).unwrap();
+        for (shape, positions) in [
+            ([batch, heads, tokens], &shared),
+            ([batch, heads, tokens], &of_each),
+            ([batch, tokens, heads], &of_all),
+            ([batch, tokens, heads], &shared.unsqueeze(1).unwrap()),
+        ] {
+            let x = tensor(&[shape[0], shape[1], shape[2], width * if packed { 3 } else { 1 }], seed);
+            same_bits("rotary", &[x], |x| {
+                let device = x[0].device();
+                let own = if packed { x[0].narrow(3, width, width)? } else { x[0].clone() };
+                rotary(&own, &positions.to_device(device)?, 50.0)
+            });
+        }
+    }
+
+    /// An element of y is a sum of C/G kh kw products, of dw one of B Ho Wo, of dx one of at most kh kw of O/G each; of db one of B Ho Wo.
+    #[test]
+    fn convolutions(
+        sizes in [1..4usize, 1..3, 1..4, 1..3], image in [4..12usize, 4..14], kernel in [1..5usize, 1..6], stride in [1..5usize, 1..5],
+        padding in [0..3usize, 0..5], dilation in [1..3usize, 1..3], fours: bool, seed: u64,
+    ) {
+        let [batch, groups, channels, outputs] = sizes;
+        let four = |x: usize| if fours { x.next_multiple_of(4) } else { x };
+        let (image, kernel) = ([image[0], four(image[1])], [kernel[0], four(kernel[1])]);
+        let options = Conv2dOptions {
+            stride: [stride[0], four(stride[1])],
+            padding: [padding[0], if fours { padding[1] / 4 * 4 } else { padding[1] }],
+            dilation: if fours { [dilation[0], 1] } else { dilation },
+            groups,
+        };
+        let along = |k: usize| {
+            let room = image[k] + 2 * options.padding[k];
+            Some(room.checked_sub(options.dilation[k] * (kernel[k] - 1) + 1)? / options.stride[k] + 1)
+        };
+        let (Some(ho), Some(wo)) = (along(0), along(1)) else { return Ok(()) };
+        let inputs = [
+            tensor(&[batch, groups * channels, image[0], image[1]], seed),
+            tensor(&[groups * outputs, channels, kernel[0], kernel[1]], seed ^ 1),
+            tensor(&[groups * outputs], seed ^ 2),
+        ];
+        let sum = |n: usize, size: usize| 2.0 * (n + 4) as f64 * U * size as f64;
+        let (window, windows) = (kernel[0] * kernel[1], batch * ho * wo);
+        let bounds = [
+            sum(channels * window, channels * window + 1),
+            sum(outputs + window, outputs * window),
+            sum(windows, windows),
+            sum(windows, windows),
+        ];
+        near("conv2d", &inputs, &bounds, |x| conv2d(&x[0], &x[1], Some(&x[2]), &options));
+    }
+
     #[test]
     fn norms(rows in 1..150usize, n in 1..90usize, seed: u64) {
-        let x = tensor(&[rows, n], seed);
-        let (gain, bias) = (tensor(&[n], seed ^ 1), tensor(&[n], seed ^ 2));
-        let (one, all) = (2.0 * (n as f64 + 8.0) * U, rows as f64);
-        let (value, dx, columns) = (2.0 * 5.0 * one, 3.0 * 36.0 * one, all * 4.0 * (one + 2.0 * all * U));
-        near("layer_norm", &[x.clone(), gain.clone(), bias], &[value, dx, columns, columns], |x| layer_norm(&x[0], &x[1], &x[2], 0.25));
-        near("rms_norm", &[x, gain], &[value, dx, columns], |x| rms_norm(&x[0], &x[1], 0.25));
+        norms_agree(rows, n, seed);
     }
 }
 
-/// Indices from the host, from a selection and copies of either are checked without being read; others are read. All are checked.
+/// With ε = 1/4, r ≤ 2; |x − μ| ≤ 2, so |x̂| ≤ 4: y, up to 5, has the (n + 8) u of mean and deviation, and dx, up to
+/// r (1 + 1 + 4·4), three such sums; dg and db sum rows of numbers up to 4.
+fn norms_agree(rows: usize, n: usize, seed: u64) {
+    let x = tensor(&[rows, n], seed);
+    let (gain, bias) = (tensor(&[n], seed ^ 1), tensor(&[n], seed ^ 2));
+    let (one, all) = (2.0 * (n as f64 + 8.0) * U, rows as f64);
+    let (value, dx, columns) = (
+        2.0 * 5.0 * one,
+        3.0 * 36.0 * one,
+        all * 4.0 * (one + 2.0 * all * U),
+    );
+    near(
+        "layer_norm",
+        &[x.clone(), gain.clone(), bias],
+        &[value, dx, columns, columns],
+        |x| layer_norm(&x[0], &x[1], &x[2], 0.25),
+    );
+    near("rms_norm", &[x, gain], &[value, dx, columns], |x| {
+        rms_norm(&x[0], &x[1], 0.25)
+    });
+}
+
+/// Rows that a block keeps, and one that is too long for it.
+#[test]
+fn norms_of_long_rows() {
+    for (rows, n) in [(19, 300), (17, 1027), (3, 5000), (18, 8195)] {
+        norms_agree(rows, n, 7);
+    }
+}
+
+/// Each gradient alone: one that nobody needs is not made.
+#[test]
+fn norms_give_the_gradients_that_are_asked_for() {
+    for (rows, n) in [(18, 40), (17, 1027), (3, 8195)] {
+        let (x, gain, bias, dy) = (
+            tensor(&[rows, n], 1),
+            tensor(&[n], 2),
+            tensor(&[n], 3),
+            tensor(&[rows, n], 4),
+        );
+        let of = |trained: [bool; 3]| {
+            let mut inputs = [&x, &gain, &bias].map(|x| x.to_device(&gpu().device).unwrap());
+            for (x, trained) in inputs.iter_mut().zip(trained) {
+                if trained {
+                    *x = x.trained();
+                }
+            }
+            let y = layer_norm(&inputs[0], &inputs[1], &inputs[2], 0.25).unwrap();
+            let dy = dy.to_device(&gpu().device).unwrap();
+            let grads = backward_with(&y, dy).unwrap_or_else(|e| gpu().fail(e));
+            inputs.map(|x| grads.of(&x).map(|g| values(&g)))
+        };
+        let all = of([true; 3]);
+        for (i, want) in all.iter().enumerate() {
+            let mut trained = [false; 3];
+            trained[i] = true;
+            let mut wanted = [None, None, None];
+            wanted[i] = want.clone();
+            assert_eq!(of(trained), wanted, "{rows} rows of {n}, input {i}");
+        }
+    }
+}
+
+/// Weights without a sum have no mean: the CPU says so at once, a GPU by what it gives.
+#[test]
+fn weights_without_a_sum_give_nothing_finite() {
+    let loss = |weights: [f32; 3], device: &Device| {
+        let on = |x: Tensor| x.to_device(device);
+        let options = CrossEntropyOptions {
+            weights: Some(on(Tensor::from(weights))?),
+            smoothing: 0.0,
+        };
+        let classes = Tensor::from_slice(&[0u32, 3, 1], &[3], device)?;
+        cross_entropy(&on(tensor(&[3, 4], 1))?, &classes, &options)?.item()
+    };
+    for weights in [[0.0; 3], [1.0, -1.0, 0.0], [0.0, -2.0, 1.0]] {
+        let message = loss(weights, &Device::cpu()).unwrap_err().to_string();
+        assert!(message.contains("so that there is no mean"), "{message}");
+        let value = loss(weights, &gpu().device).unwrap_or_else(|e| gpu().fail(e));
+        assert!(!value.is_finite(), "{weights:?}: {value}");
+    }
+}
+
+/// Indices from the host, from a selection, and copies and selections of either, are checked without being read; others are read.
+/// All are checked, and what is wrong is named.
 #[test]
 fn indices_out_of_range_are_refused() {
-    let device = &gpu().device;
+    // Of its own: reads are counted.
+    let gpu = Gpu::new();
+    let device = &gpu.device;
     let table = tensor(&[5, 3], 1).to_device(device).unwrap();
     let index = |values: &[u32]| Tensor::from_slice(values, &[values.len()], device).unwrap();
     let refused = |index: &Tensor| table.gather_rows(index).is_err();
+    let reads = || device.as_cuda().unwrap().reads();
     assert!(!refused(&index(&[4, 0])) && refused(&index(&[0, 5])));
     let joined = |a: &[u32], b: &[u32]| Tensor::concat(&[&index(a), &index(b)], 0).unwrap();
     assert!(refused(&joined(&[1, 2], &[3, 7])) && refused(&joined(&[9], &[3])));
@@ -455,5 +603,21 @@ fn indices_out_of_range_are_refused() {
     let (_, best) = tensor(&[6], 2).to_device(device).unwrap().top_k(6).unwrap();
     assert!(refused(&best));
     let (_, best) = tensor(&[5], 2).to_device(device).unwrap().top_k(2).unwrap();
+    let before = reads();
+    let shown = |ids: &Tensor| {
+        ids.narrow(0, 1, 2)
+            .unwrap()
+            .take(&index(&[1, 0, 1]))
+            .unwrap()
+    };
     assert!(!refused(&best) && !refused(&best.deep_clone().unwrap()));
+    assert!(!refused(&shown(&index(&[4, 1, 3]))));
+    assert_eq!(reads(), before, "reads of indices whose bound is known");
+    // Nothing that is shown is out of range, which only a look can say.
+    assert!(!refused(&shown(&index(&[5, 1, 3]))) && reads() > before);
+    let message = table.gather_rows(&shown(&index(&[4, 1, 5])));
+    assert_eq!(
+        message.unwrap_err().to_string(),
+        "gather_rows: index 5 at position 0, but there are only 5 rows"
+    );
 }

@@ -10,11 +10,18 @@ use deltaw_tests::gpu::Gpu;
 const TOKENS: usize = 128;
 
 /// What reads each operand once and writes each result once.
-const STREAMING: [&str; 6] = [
+const STREAMING: [&str; 13] = [
     "gelu",
     "transpose",
     "sum over",
     "softmax",
+    "layer norm",
+    "RMS norm",
+    "cross-entropy",
+    "dropout",
+    "rotary",
+    "patches 16",
+    "patches' gradient 16",
     "normal",
     "AdamW",
 ];

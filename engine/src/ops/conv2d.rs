@@ -8,10 +8,16 @@
 //! x `[B, C, H, W]`, w `[O, C/G, kh, kw]`, bias `[O]`, y `[B, O, Ho, Wo]`. Windows are copied (`B·Ho·Wo·C·kh·kw` elements);
 //! gradients are those of the product and of the copy, in which windows that share a pixel add up.
 
+use deltaw_kernels::patches as kernel;
+
+use crate::device::Device;
+use crate::device::cuda::{Cuda, failed};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::layout::{Dims, Layout};
-use crate::op::apply;
+use crate::op::{Forward, Op, Saved, apply};
 use crate::ops::view::Windows;
+use crate::tape::Grads;
 use crate::tensor::Tensor;
 
 /// Refinements of [`conv2d`], per axis.
@@ -35,6 +41,119 @@ impl Default for Conv2dOptions {
             dilation: [1, 1],
             groups: 1,
         }
+    }
+}
+
+/// The windows of an image with zeros around it, `[G, B, Ho, Wo, C/G, kh, kw]`: groups first, then a row for each window.
+struct Patches {
+    options: Conv2dOptions,
+    kernel: [usize; 2],
+    windows: [usize; 2],
+}
+
+impl Patches {
+    fn launch(
+        &self,
+        cuda: &Cuda,
+        kind: kernel::Kind,
+        shape: &[usize],
+        [x, y]: [u64; 2],
+    ) -> Result<()> {
+        let options = self.options;
+        let call = kernel::Patches {
+            kind,
+            batch: shape[0],
+            groups: options.groups,
+            channels: shape[1] / options.groups,
+            image: [shape[2], shape[3]],
+            kernel: self.kernel,
+            stride: options.stride,
+            padding: options.padding,
+            dilation: options.dilation,
+            x,
+            y,
+        };
+        let (kernels, stream) = cuda.launcher();
+        // SAFETY: contiguous tensors of these sizes, of which the one that is written is unshared.
+        unsafe { call.launch(kernels, stream) }.map_err(|e| failed("conv2d", &[], e))
+    }
+}
+
+impl Op for Patches {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn supports(&self, device: &Device) -> bool {
+        device.as_cuda().is_some()
+    }
+
+    fn forward(&self, _: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
+        let x = inputs[0].packed()?;
+        x.expect_dtype("conv2d", DType::F32)?;
+        let (&[b, c, _, _], groups) = (x.shape(), self.options.groups) else {
+            return Err(Error::shape("conv2d", "the image has four axes"));
+        };
+        let ([ho, wo], [kh, kw]) = (self.windows, self.kernel);
+        let shape = [groups, b, ho, wo, c / groups, kh, kw];
+        let mut y = Tensor::empty(&shape, DType::F32, x.device())?;
+        let cuda = x.device().as_cuda().ok_or_else(|| Error::Unavailable {
+            op: "conv2d",
+            device: x.device().to_string(),
+        })?;
+        let at = [
+            cuda.address("conv2d", &x)?,
+            cuda.address_mut("conv2d", &mut y)?,
+        ];
+        self.launch(cuda, kernel::Kind::Forward, x.shape(), at)?;
+        Ok(y)
+    }
+
+    fn composed(&self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let Conv2dOptions {
+            stride,
+            padding,
+            dilation,
+            groups,
+        } = self.options;
+        let mut x = inputs[0].clone();
+        for (axis, zeros) in [(2, padding[0]), (3, padding[1])] {
+            if zeros > 0 {
+                x = x.pad(axis, zeros, zeros)?;
+            }
+        }
+        let x = x.contiguous()?;
+        let (c, h, w) = (x.shape()[1], x.shape()[2], x.shape()[3]);
+        let ([ho, wo], [kh, kw]) = (self.windows, self.kernel);
+        let windows = Layout {
+            shape: Dims::new(&[groups, x.shape()[0], ho, wo, c / groups, kh, kw])?,
+            strides: Dims::new(&[
+                c / groups * h * w,
+                c * h * w,
+                stride[0] * w,
+                stride[1],
+                h * w,
+                dilation[0] * w,
+                dilation[1],
+            ])?,
+            offset: 0,
+        };
+        apply(Windows(windows), &[&x])
+    }
+
+    fn backward(&self, _: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
+        let (dy, shape) = (dy.packed()?, grads.shape(0).to_vec());
+        let cuda = dy.device().as_cuda().ok_or_else(|| Error::Unavailable {
+            op: "conv2d",
+            device: dy.device().to_string(),
+        })?;
+        grads.write(0, |dx, beta| {
+            let at = [
+                cuda.address_mut("conv2d", dx)?,
+                cuda.address("conv2d", &dy)?,
+            ];
+            self.launch(cuda, kernel::Kind::Backward { beta }, &shape, at)
+        })
     }
 }
 
@@ -75,14 +194,7 @@ pub fn conv2d(
             per_group * groups
         )));
     }
-    let mut x = x.clone();
-    for (axis, zeros) in [(2, padding[0]), (3, padding[1])] {
-        if zeros > 0 {
-            x = x.pad(axis, zeros, zeros)?;
-        }
-    }
-    let x = x.contiguous()?;
-    let (h, w) = (x.shape()[2], x.shape()[3]);
+    let (h, w) = (x.shape()[2] + 2 * padding[0], x.shape()[3] + 2 * padding[1]);
     let reach = [dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1];
     if h < reach[0] || w < reach[1] {
         return Err(wrong(format!(
@@ -93,22 +205,13 @@ pub fn conv2d(
         (h - reach[0]) / stride[0] + 1,
         (w - reach[1]) / stride[1] + 1,
     );
-    // Groups first, then a row for each window: [G, B, Ho, Wo, C/G, kh, kw].
-    let windows = Layout {
-        shape: Dims::new(&[groups, b, ho, wo, per_group, kh, kw])?,
-        strides: Dims::new(&[
-            per_group * h * w,
-            c * h * w,
-            stride[0] * w,
-            stride[1],
-            h * w,
-            dilation[0] * w,
-            dilation[1],
-        ])?,
-        offset: 0,
+    let patches = Patches {
+        options: *options,
+        kernel: [kh, kw],
+        windows: [ho, wo],
     };
     let size = per_group * kh * kw;
-    let rows = apply(Windows(windows), &[&x])?.reshape(&[groups, b * ho * wo, size])?;
+    let rows = apply(patches, &[x])?.reshape(&[groups, b * ho * wo, size])?;
     let kernels = weight.reshape(&[groups, o / groups, size])?;
     let y = rows.matmul_t(&kernels, false, true)?;
     let y = y

@@ -24,7 +24,8 @@ use crate::tensor::Tensor;
 /// Refinements of [`cross_entropy`].
 #[derive(Default, Clone)]
 pub struct CrossEntropyOptions {
-    /// Weight of each row, `[N]`; 0 leaves a row out.
+    /// Weight of each row, `[N]`; 0 leaves a row out. Their sum must be positive: a GPU, whose sum nobody waits for, says otherwise by
+    /// a loss that is not finite.
     pub weights: Option<Tensor>,
     /// Label smoothing σ in [0, 1).
     pub smoothing: f32,
@@ -55,7 +56,7 @@ impl CrossEntropy {
 }
 
 impl CrossEntropy {
-    /// The losses and log-sum-exps, or the gradient in the logits' place.
+    /// The losses and log-sum-exps, or the gradient.
     fn launch(
         &self,
         cuda: &Cuda,
@@ -114,10 +115,11 @@ impl Op for CrossEntropy {
                     f.save(slot, x);
                 }
             }
-            // The mean over no rows is NaN.
-            return losses
-                .sum_all()?
-                .affine(1.0, if n == 0 { f64::NAN } else { 0.0 });
+            if n == 0 {
+                // The mean over no rows.
+                return Tensor::full(&[], f64::NAN, DType::F32, z.device());
+            }
+            return losses.sum_all();
         }
         let (logits, target, weight) = (
             z.as_slice::<f32>()?,
@@ -182,20 +184,33 @@ impl Op for CrossEntropy {
 
     /// The logits, the largest tensor of a language model's step, give their place to their gradient.
     fn backward(&self, mut saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
-        let mut dz = saved.take(0)?.into_own()?;
-        if let Some(cuda) = dz.device().clone().as_cuda() {
+        let mut z = saved.take(0)?;
+        if let Some(cuda) = z.device().clone().as_cuda() {
             let dy = dy.packed()?;
+            let from = cuda.address("cross_entropy", &z)?;
+            let size = [z.rows(), z.last_dim()];
+            // Kept until it has been read.
+            let (mut dz, _shared) = if z.is_unique() {
+                (z.with_edge(None), None)
+            } else {
+                let dz = Tensor::empty(z.shape(), DType::F32, z.device())?;
+                (dz, Some(z))
+            };
             let kind = kernel::Kind::Gradient {
+                dz: cuda.address_mut("cross_entropy", &mut dz)?,
                 dy: cuda.address("cross_entropy", &dy)?,
             };
-            let at = [
-                cuda.address_mut("cross_entropy", &mut dz)?,
-                cuda.address("cross_entropy", saved.get(3)?)?,
-            ];
-            let size = [dz.rows(), dz.last_dim()];
-            self.launch(cuda, kind, size, at, [saved.get(1)?, saved.get(2)?])?;
+            let lse = cuda.address("cross_entropy", saved.get(3)?)?;
+            self.launch(
+                cuda,
+                kind,
+                size,
+                [from, lse],
+                [saved.get(1)?, saved.get(2)?],
+            )?;
             return grads.add(0, dz);
         }
+        let mut dz = z.into_own()?;
         let (c, scale) = (dz.last_dim(), dy.item()? as f32);
         let target = saved.get(1)?.as_slice::<u32>()?;
         let (weight, lse) = (
@@ -230,10 +245,24 @@ impl Op for CrossEntropy {
     }
 }
 
+/// w / Σw.
+fn normalised(weights: &Tensor) -> Result<Tensor> {
+    if weights.device().as_cuda().is_some() {
+        return weights.div(&weights.sum_all()?.relu()?);
+    }
+    let sum: f64 = weights.to_vec::<f64>()?.into_iter().sum();
+    if sum <= 0.0 {
+        return Err(Error::Invalid(format!(
+            "cross_entropy: the weights sum to {sum}, so that there is no mean"
+        )));
+    }
+    weights.affine(1.0 / sum, 0.0)
+}
+
 /// Weighted mean over the rows of `−ln softmax(logits)[target]`: logits `[N, C]`, targets u32 `[N]`, a scalar. Over no rows it is NaN.
 ///
 /// # Errors
-/// Shapes that do not fit, a class out of range, weights that sum to 0.
+/// Shapes that do not fit, a class out of range, and, on the CPU, weights that sum to 0 or less.
 pub fn cross_entropy(
     logits: &Tensor,
     targets: &Tensor,
@@ -257,13 +286,7 @@ pub fn cross_entropy(
         None => Tensor::full(&[n], 1.0 / n as f64, DType::F32, logits.device())?,
         Some(weights) => {
             weights.expect_shape("cross_entropy", "weights", &[n])?;
-            let sum: f64 = weights.to_vec::<f64>()?.into_iter().sum();
-            if sum <= 0.0 {
-                return Err(Error::Invalid(format!(
-                    "cross_entropy: the weights sum to {sum}, so that there is no mean"
-                )));
-            }
-            weights.detach().affine(1.0 / sum, 0.0)?
+            normalised(&weights.detach())?
         }
     };
     apply(

@@ -6,8 +6,11 @@
 //!
 //! Saved: nothing. Backward draws the same numbers again.
 
+use deltaw_kernels::dropout as kernel;
+
 use crate::context::Context;
 use crate::cpu::{philox, simd, threads};
+use crate::device::cuda::{Cuda, failed};
 use crate::device::{Device, Distribution};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -27,9 +30,7 @@ struct Dropout {
 impl Dropout {
     /// `x ⊙ m / (1 − p)`.
     fn masked(&self, x: &Tensor) -> Result<Tensor> {
-        let x = x.packed()?;
-        let (source, keep) = (x.as_slice::<f32>()?, 1.0 - self.p);
-        let scale = 1.0 / keep;
+        let (x, keep) = (x.packed()?, 1.0 - self.p);
         let mut y = Tensor::empty(x.shape(), DType::F32, x.device())?;
         let (width, stream) = (x.last_dim(), self.key.stream());
         if x.rows() as u64 > 1 << 32 {
@@ -38,6 +39,11 @@ impl Dropout {
                 format!("{:?} has more than 2³² rows", x.shape()),
             ));
         }
+        if let Some(cuda) = x.device().as_cuda() {
+            self.launch(cuda, &x, &mut y)?;
+            return Ok(y);
+        }
+        let (source, scale) = (x.as_slice::<f32>()?, 1.0 / keep);
         threads::par_rows(
             y.as_mut_slice::<f32>()?,
             width,
@@ -61,6 +67,20 @@ impl Dropout {
         );
         Ok(y)
     }
+
+    fn launch(&self, cuda: &Cuda, x: &Tensor, y: &mut Tensor) -> Result<()> {
+        let call = kernel::Dropout {
+            rows: x.rows(),
+            width: x.last_dim(),
+            stream: self.key.stream(),
+            keep: 1.0 - self.p,
+            x: cuda.address("dropout", x)?,
+            y: cuda.address_mut("dropout", y)?,
+        };
+        let (kernels, stream) = cuda.launcher();
+        // SAFETY: contiguous tensors of one size; y is unshared.
+        unsafe { call.launch(kernels, stream) }.map_err(|e| failed("dropout", &[x], e))
+    }
 }
 
 impl Op for Dropout {
@@ -69,7 +89,7 @@ impl Op for Dropout {
     }
 
     fn supports(&self, device: &Device) -> bool {
-        device.is_cpu()
+        device.has_kernels()
     }
 
     fn forward(&self, _: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {

@@ -108,34 +108,76 @@ impl Norm {
         Ok(())
     }
 
-    /// What all launches share.
-    fn call(
+    fn launch(
         &self,
         cuda: &Cuda,
         kind: kernel::Kind,
-        x: &Tensor,
-        gain: &Tensor,
-    ) -> Result<kernel::Norm> {
-        Ok(kernel::Norm {
-            variant: kernel::Variant {
-                centred: self.centred,
-                kind,
-            },
+        [x, gain]: [&Tensor; 2],
+        stats: u64,
+    ) -> Result<()> {
+        let call = kernel::Norm {
+            centred: self.centred,
+            kind,
             rows: x.rows(),
             n: x.last_dim(),
             x: cuda.address(self.name(), x)?,
             gain: cuda.address(self.name(), gain)?,
-            bias: 0,
-            stats: 0,
-            dy: 0,
-            out: 0,
-        })
-    }
-
-    fn launch(&self, cuda: &Cuda, call: kernel::Norm, x: &Tensor) -> Result<()> {
+            stats,
+        };
         let (kernels, stream) = cuda.launcher();
         // SAFETY: contiguous tensors of these sizes, of which those written are unshared.
         unsafe { call.launch(kernels, stream) }.map_err(|e| failed(self.name(), &[x], e))
+    }
+
+    /// dx, dg and db, the latter two of sums of parts of the rows.
+    fn cuda_backward(
+        &self,
+        cuda: &Cuda,
+        [x, stats, gain, dy]: [&Tensor; 4],
+        grads: &mut Grads,
+    ) -> Result<()> {
+        let (n, parts) = (x.last_dim(), kernel::Norm::parts(x.rows()));
+        let columns = grads.needs(1) || (self.centred && grads.needs(2));
+        let mut partial = columns
+            .then(|| Tensor::empty(&[parts, 2, n], DType::F32, x.device()))
+            .transpose()?;
+        let sums = partial
+            .as_mut()
+            .map_or(Ok(0), |sums| cuda.address_mut(self.name(), sums))?;
+        let (at, dy) = (
+            cuda.address(self.name(), stats)?,
+            cuda.address(self.name(), dy)?,
+        );
+        let launch = |dx, beta| {
+            let kind = kernel::Kind::Backward { beta, dy, dx, sums };
+            self.launch(cuda, kind, [x, gain], at)
+        };
+        if grads.needs(0) {
+            grads.write(0, |dx, beta| {
+                launch(cuda.address_mut(self.name(), dx)?, beta)
+            })?;
+        } else {
+            launch(0, 0.0)?;
+        }
+        if !columns {
+            return Ok(());
+        }
+        let vector = || Tensor::empty(&[n], DType::F32, x.device());
+        let (mut dg, mut db) = (vector()?, self.centred.then(vector).transpose()?);
+        let call = kernel::Sums {
+            parts,
+            n,
+            sums,
+            gain: cuda.address_mut(self.name(), &mut dg)?,
+            bias: db
+                .as_mut()
+                .map_or(Ok(0), |db| cuda.address_mut(self.name(), db))?,
+        };
+        let (kernels, stream) = cuda.launcher();
+        // SAFETY: as in `launch`; the parts' sums are kept until now, and their memory is used again by the same stream only.
+        unsafe { call.launch(kernels, stream) }.map_err(|e| failed(self.name(), &[x], e))?;
+        grads.add(1, dg)?;
+        db.map_or(Ok(()), |db| grads.add(2, db))
     }
 }
 
@@ -163,16 +205,15 @@ impl Op for Norm {
         if let Some(cuda) = x.device().as_cuda() {
             let mut stats = Tensor::empty(&[rows, 2], DType::F32, x.device())?;
             let mut y = Tensor::empty(x.shape(), DType::F32, x.device())?;
-            let kind = kernel::Kind::Forward { eps: self.eps };
-            let call = kernel::Norm {
+            let kind = kernel::Kind::Forward {
+                eps: self.eps,
                 bias: bias
                     .as_ref()
                     .map_or(Ok(0), |b| cuda.address(self.name(), b))?,
-                stats: cuda.address_mut(self.name(), &mut stats)?,
-                out: cuda.address_mut(self.name(), &mut y)?,
-                ..self.call(cuda, kind, &x, &gain)?
+                y: cuda.address_mut(self.name(), &mut y)?,
             };
-            self.launch(cuda, call, &x)?;
+            let at = cuda.address_mut(self.name(), &mut stats)?;
+            self.launch(cuda, kind, [&x, &gain], at)?;
             if f.needs_any() {
                 f.save(0, &x);
                 f.save(1, &stats);
@@ -248,26 +289,10 @@ impl Op for Norm {
 
     fn backward(&self, saved: Saved, dy: Tensor, grads: &mut Grads) -> Result<()> {
         let (x, stats, gain, dy) = (saved.get(0)?, saved.get(1)?, saved.get(2)?, dy.packed()?);
-        let (n, rows) = (x.last_dim(), x.rows());
         if let Some(cuda) = x.device().as_cuda() {
-            let call = |kind, out: &mut Tensor| {
-                let call = kernel::Norm {
-                    stats: cuda.address(self.name(), stats)?,
-                    dy: cuda.address(self.name(), &dy)?,
-                    out: cuda.address_mut(self.name(), out)?,
-                    ..self.call(cuda, kind, x, gain)?
-                };
-                self.launch(cuda, call, x)
-            };
-            grads.write(0, |dx, beta| call(kernel::Kind::Backward { beta }, dx))?;
-            if grads.needs(1) || (self.centred && grads.needs(2)) {
-                let parts = kernel::Norm::parts(rows);
-                let mut partial = Tensor::empty(&[parts, 2, n], DType::F32, x.device())?;
-                call(kernel::Kind::Columns, &mut partial)?;
-                self.add_sums(grads, &partial)?;
-            }
-            return Ok(());
+            return self.cuda_backward(cuda, [x, stats, gain, &dy], grads);
         }
+        let (n, rows) = (x.last_dim(), x.rows());
         let (source, s, g, d) = (
             x.as_slice::<f32>()?,
             stats.as_slice::<f32>()?,

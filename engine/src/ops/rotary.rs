@@ -8,11 +8,15 @@
 //! x `[…, D]`; positions u32, of a shape that broadcasts to `[…]`: `[T]` for `[B, H, T, D]`, `[T, 1]` for `[B, T, H, D]`,
 //! `[B, 1, T]` for positions of each sample. Angles are worked out in f64. Saved: the sines and cosines of the positions.
 
+use deltaw_kernels::rotary as kernel;
+
 use crate::cpu::{simd, threads};
 use crate::device::Device;
+use crate::device::cpu::walk::Walk;
+use crate::device::cuda::{Cuda, failed};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::layout::for_each_run;
+use crate::layout::{Dims, Layout, for_each_run};
 use crate::op::{Forward, Op, Saved, apply};
 use crate::ops::softmax::GRAIN;
 use crate::tape::Grads;
@@ -23,8 +27,11 @@ struct Rotary;
 
 /// Rotates rows by the angles given, or back.
 fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, back: bool) -> Result<Tensor> {
-    let x = x.packed()?;
     x.expect_dtype("rotary", DType::F32)?;
+    if let Some(cuda) = x.device().as_cuda() {
+        return launch(cuda, x, [cos, sin], back);
+    }
+    let x = x.packed()?;
     let (d, half) = (x.last_dim(), x.last_dim() / 2);
     let mut lead = x.layout().shape;
     let last = lead.len() - 1;
@@ -60,13 +67,53 @@ fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, back: bool) -> Result<Tensor> 
     Ok(y)
 }
 
+/// Rows as they lie: heads that are views are not copied.
+fn launch(cuda: &Cuda, x: &Tensor, tables: [&Tensor; 2], back: bool) -> Result<Tensor> {
+    let mut y = Tensor::empty(x.shape(), DType::F32, x.device())?;
+    let (rank, half) = (x.rank() - 1, x.last_dim() / 2);
+    let rows = |layout: &Layout| -> Result<Layout> {
+        Ok(Layout {
+            shape: Dims::new(&layout.shape[..rank])?,
+            strides: Dims::new(&layout.strides[..rank])?,
+            offset: layout.offset,
+        })
+    };
+    let mut lead = x.layout().shape;
+    lead[rank] = half;
+    let table = tables[0].broadcast_view("rotary", &lead)?;
+    let walk = Walk::new([
+        &rows(x.layout())?,
+        &rows(y.layout())?,
+        &rows(table.layout())?,
+    ]);
+    let axis = |i: usize| kernel::Axis {
+        size: walk.shape[i],
+        strides: walk.strides.map(|strides| strides[i]),
+    };
+    let call = kernel::Rotary {
+        half,
+        axes: (0..walk.shape.len()).map(axis).collect(),
+        back,
+        x: cuda.address("rotary", x)?,
+        y: cuda.address_mut("rotary", &mut y)?,
+        tables: [
+            cuda.address("rotary", tables[0])?,
+            cuda.address("rotary", tables[1])?,
+        ],
+    };
+    let (kernels, stream) = cuda.launcher();
+    // SAFETY: layouts lie within their tensors, the tables are contiguous and repeat to x's rows, and y is unshared.
+    unsafe { call.launch(kernels, stream) }.map_err(|e| failed("rotary", &[x], e))?;
+    Ok(y)
+}
+
 impl Op for Rotary {
     fn name(&self) -> &'static str {
         "rotary"
     }
 
     fn supports(&self, device: &Device) -> bool {
-        device.is_cpu()
+        device.has_kernels()
     }
 
     fn forward(&self, f: &mut Forward, inputs: &[&Tensor]) -> Result<Tensor> {
@@ -104,6 +151,26 @@ impl Rotation {
     /// # Errors
     /// An odd width, positions that are no u32.
     pub fn new(positions: &Tensor, width: usize, base: f64) -> Result<Self> {
+        let (places, shape) = (positions.to_vec::<u32>()?, positions.shape());
+        Self::of(&places, shape, width, base, positions.device())
+    }
+
+    /// For positions 0 to `len` − 1, which need not be read from anywhere.
+    ///
+    /// # Errors
+    /// An odd width.
+    pub fn first(len: usize, width: usize, base: f64, device: &Device) -> Result<Self> {
+        let places: Vec<u32> = (0..len as u32).collect();
+        Self::of(&places, &[len], width, base, device)
+    }
+
+    fn of(
+        positions: &[u32],
+        shape: &[usize],
+        width: usize,
+        base: f64,
+        device: &Device,
+    ) -> Result<Self> {
         if !width.is_multiple_of(2) {
             return Err(Error::shape(
                 "rotary",
@@ -112,15 +179,16 @@ impl Rotation {
         }
         let rate = |i: usize| base.powf(-2.0 * i as f64 / width as f64);
         let rates: Vec<f64> = (0..width / 2).map(rate).collect();
-        let angles: Vec<f64> = (positions.to_vec::<u32>()?.iter())
+        let angles: Vec<f64> = (positions.iter())
             .flat_map(|p| rates.iter().map(|rate| f64::from(*p) * rate))
             .collect();
-        let shape = [positions.shape(), &[width / 2]].concat();
+        let shape = [shape, &[width / 2]].concat();
         let table = |f: fn(f64) -> f64| -> Result<Tensor> {
             let values: Vec<f64> = angles.iter().map(|a| f(*a)).collect();
-            let mut out = Tensor::empty(&shape, DType::F32, positions.device())?;
-            let backend = positions.device().backend();
-            backend.write(&mut out, DType::F64, bytemuck::cast_slice(&values))?;
+            let mut out = Tensor::empty(&shape, DType::F32, device)?;
+            device
+                .backend()
+                .write(&mut out, DType::F64, bytemuck::cast_slice(&values))?;
             Ok(out)
         };
         Ok(Rotation {

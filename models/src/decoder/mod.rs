@@ -15,7 +15,7 @@ pub use config::{DecoderConfig, Family};
 use crate::block::{Block, Residual};
 use crate::cache::KeyValues;
 use crate::layers::{Embedding, FusedQkv, Linear, Norm};
-use crate::transformer::{FeedForward, Place, Projections, Rotation, SelfAttention, check_heads};
+use crate::transformer::{FeedForward, Place, Projections, SelfAttention, check_heads};
 
 fn gpt2_block(path: &Path, layer: usize, config: &DecoderConfig) -> Result<Block> {
     let (d, wide, eps) = (
@@ -245,15 +245,23 @@ impl Decoder {
         self.norm.forward(&x)
     }
 
-    /// The turn of queries and keys, in LLaMA's family.
+    /// The turn of queries and keys `[B, H, T, D]` at positions `[T]` or `[B, T]`, in LLaMA's family.
     fn rotation(&self, x: &Tensor, positions: Option<&Tensor>) -> Result<Option<Rotation>> {
-        Ok(match self.config.family {
-            Family::Llama { rope_theta } if x.rank() == 3 => {
-                let positions = placed(positions, x.shape()[1], x)?;
-                Some(Rotation::new(&positions, rope_theta)?)
+        let Family::Llama { rope_theta } = self.config.family else {
+            return Ok(None);
+        };
+        let width = self.config.hidden_size / self.config.num_attention_heads;
+        let rotation = match positions {
+            None if x.rank() == 3 => Rotation::first(x.shape()[1], width, rope_theta, x.device())?,
+            Some(p) if p.rank() == 1 => Rotation::new(p, width, rope_theta)?,
+            Some(p) if p.rank() == 2 => Rotation::new(&p.unsqueeze(1)?, width, rope_theta)?,
+            Some(p) => {
+                let detail = format!("positions are {:?}, wanted [T] or [B, T]", p.shape());
+                return Err(Error::Invalid(detail));
             }
-            _ => None,
-        })
+            None => return Ok(None),
+        };
+        Ok(Some(rotation))
     }
 
     /// Hidden states `[…, d]` to logits `[…, vocabulary]`.
@@ -299,25 +307,26 @@ pub fn next_token_loss(logits: &Tensor, ids: &Tensor, mask: Option<&Tensor>) -> 
         "logits",
         &[batch, len, logits.last_dim()],
     )?;
-    let (ids, asked) = (
-        ids.to_vec::<u32>()?,
-        mask.map(Tensor::to_vec::<f32>).transpose()?,
-    );
-    // Every row has a logit more than targets: the last one stays, with weight 0, so that nothing is copied.
-    let (mut targets, mut weights) = (vec![0; batch * len], vec![0.0f32; batch * len]);
-    for i in (0..batch * len).filter(|i| i % len + 1 < len) {
-        targets[i] = ids[i + 1];
-        weights[i] = asked.as_ref().map_or(1.0, |m| m[i + 1]);
-    }
+    // Every row has a logit more than targets: the last one stays, with weight 0, so that nothing is copied. Ids and mask are taken
+    // where they are, each from its right neighbour: nobody waits for them.
     let (n, device) = (batch * len, logits.device());
+    let place = |i: usize| (i % len + 1).min(len - 1) as u32;
+    let next = Tensor::from_slice(
+        &(0..n).map(place).collect::<Vec<_>>(),
+        &[batch, len],
+        device,
+    )?;
+    let asked = |i: usize| if i % len + 1 < len { 1.0 } else { 0.0 };
+    let asked: Vec<f32> = (0..n).map(asked).collect();
+    let mut weights = Tensor::from_slice(&asked, &[batch, len], device)?;
+    if let Some(mask) = mask {
+        weights = weights.mul(&mask.to_device(device)?.take(&next)?)?;
+    }
+    let targets = ids.to_device(device)?.take(&next)?;
     let options = CrossEntropyOptions {
-        weights: Some(Tensor::from_slice(&weights, &[n], device)?),
+        weights: Some(weights.reshape(&[n])?),
         ..Default::default()
     };
     let logits = logits.reshape(&[n, logits.last_dim()])?;
-    cross_entropy(
-        &logits,
-        &Tensor::from_slice(&targets, &[n], device)?,
-        &options,
-    )
+    cross_entropy(&logits, &targets.reshape(&[n])?, &options)
 }

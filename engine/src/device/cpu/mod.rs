@@ -13,7 +13,7 @@ mod copy;
 mod map;
 pub(crate) mod product;
 mod reduce;
-pub(super) mod walk;
+pub(crate) mod walk;
 
 use walk::GRAIN;
 

@@ -7,7 +7,7 @@ use crate::layout::{Dims, Layout, MAX_RANK, for_each_run};
 pub(super) const GRAIN: usize = 1 << 14;
 
 /// A walk over K operands of one shape with adjacent axes merged wherever every operand allows it.
-pub(in crate::device) struct Walk<const K: usize> {
+pub(crate) struct Walk<const K: usize> {
     pub shape: Dims,
     pub strides: [Dims; K],
     pub offsets: [usize; K],

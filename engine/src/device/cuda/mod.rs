@@ -214,6 +214,14 @@ impl Cuda {
         product::batched(self, gemm, a, b, around, c)
     }
 
+    /// `out` holds elements of `x` and no others: indices among them are below what x's are.
+    fn pass_bound(&self, op: &'static str, x: &Tensor, out: &Tensor) -> Result<()> {
+        let block = self.block(op, out)?;
+        let same = x.dtype() == out.dtype() && block.is_all_of(out);
+        block.set_below(self.block(op, x)?.below().filter(|_| same));
+        Ok(())
+    }
+
     fn block<'a>(&self, op: &'static str, x: &'a Tensor) -> Result<&'a Block> {
         x.storage().0.downcast_ref().ok_or_else(|| Error::Device {
             op,
@@ -306,12 +314,8 @@ impl Backend for Cuda {
     }
 
     fn copy(&self, src: &Tensor, dst: &mut Tensor) -> Result<()> {
-        let below = self.block("copy", src)?.below();
         map::copy(self, src, dst)?;
-        let block = self.block("copy", dst)?;
-        let same = src.dtype() == dst.dtype() && block.is_all_of(dst);
-        block.set_below(below.filter(|_| same));
-        Ok(())
+        self.pass_bound("copy", src, dst)
     }
 
     fn index_bound(&self, index: &Tensor) -> Option<u64> {
@@ -480,7 +484,8 @@ impl Cuda {
         };
         // SAFETY: the operands are contiguous tensors of this device with checked indices, and `out` is unshared.
         let launched = unsafe { gather.launch(&self.kernels, &self.stream) };
-        launched.map_err(|e| failed(op, &[x, index], e))
+        launched.map_err(|e| failed(op, &[x, index], e))?;
+        self.pass_bound(op, x, out)
     }
 
     fn scatter(
