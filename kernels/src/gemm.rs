@@ -38,6 +38,7 @@ const TEMPLATE: Template = Template {
     files: &[
         ("gemm.ptx", include_str!("../ptx/gemm.ptx")),
         ("gemm_copy.ptx", include_str!("../ptx/gemm_copy.ptx")),
+        ("mma.ptx", include_str!("../ptx/mma.ptx")),
         ("gemm_mma.ptx", include_str!("../ptx/gemm_mma.ptx")),
         ("gemm_fma.ptx", include_str!("../ptx/gemm_fma.ptx")),
         (

@@ -108,8 +108,9 @@ pub fn entries() -> Result<Vec<Entry>, KernelError> {
         norm::Sums::threads(),
         norm::Sums::expand(),
     )?;
-    let delta = attention::Attention::expand_delta();
-    add(attention::Attention::DELTA.into(), threads, delta)?;
+    for kernel in attention::Delta::ALL {
+        add(kernel.name(), threads, kernel.expand())?;
+    }
     for kernel in attention::Variant::all() {
         all.push(Entry {
             name: kernel.name(),

@@ -4,18 +4,23 @@
 mod common;
 
 use common::dropped::{Case, Memory, all_are_needed};
-use common::{Gpu, numbers};
+use common::{Format, Gpu, numbers};
 use deltaw_kernels::KernelError;
-use deltaw_kernels::attention::{Attention, Bias, BiasGradient, Gradient, Heads, Kind, Variant};
+use deltaw_kernels::attention::{
+    Attention, Bias, BiasGradient, Delta, Gradient, Heads, Kind, Variant,
+};
+use deltaw_kernels::gemm::Type;
 
 /// Sizes, and what there is beside queries, keys and values.
 #[derive(Clone, Copy)]
 struct Setup {
+    operands: Type,
     batch: usize,
     heads: usize,
     tq: usize,
     tk: usize,
     d: usize,
+    scale: f32,
     causal: bool,
     /// The first key that is real, if some are not.
     masked: Option<usize>,
@@ -30,11 +35,13 @@ struct Setup {
 }
 
 const PLAIN: Setup = Setup {
+    operands: Type::F32,
     batch: 2,
     heads: 2,
     tq: 70,
     tk: 66,
     d: 6,
+    scale: 0.5,
     causal: false,
     masked: None,
     bias: None,
@@ -45,10 +52,10 @@ const PLAIN: Setup = Setup {
 };
 
 /// Adds contiguous `[B, T, H, D]` to the memory.
-fn heads(memory: &mut Memory, setup: &Setup, t: usize, seed: u64) -> Heads {
+fn heads(memory: &mut Memory, setup: &Setup, format: Format, t: usize, seed: u64) -> Heads {
     let row = setup.heads * setup.d;
     Heads {
-        pointer: memory.numbers(setup.batch * t * row, seed),
+        pointer: memory.bytes(&format.encode(&numbers(setup.batch * t * row, seed))),
         batch: t * row,
         head: setup.d,
         token: row,
@@ -58,7 +65,7 @@ fn heads(memory: &mut Memory, setup: &Setup, t: usize, seed: u64) -> Heads {
 /// The same for a result: numbers to add to, or NaN to be overwritten.
 fn result(memory: &mut Memory, setup: &Setup, t: usize, seed: u64) -> Heads {
     let size = setup.batch * t * setup.heads * setup.d;
-    let filled = heads(memory, setup, t, seed);
+    let filled = heads(memory, setup, Format::F32, t, seed);
     if setup.beta != 0.0 {
         return filled;
     }
@@ -69,8 +76,7 @@ fn result(memory: &mut Memory, setup: &Setup, t: usize, seed: u64) -> Heads {
 }
 
 fn floats(memory: &mut Memory, values: &[f32]) -> u64 {
-    let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-    memory.bytes(&bytes)
+    memory.bytes(&Format::F32.encode(values))
 }
 
 impl Setup {
@@ -97,16 +103,17 @@ impl Setup {
             .map(|i| f32::from(i / self.tk > 0 && i % self.tk >= first && i % 3 != 1))
             .collect();
         Attention {
+            operands: self.operands,
             batch: self.batch,
             heads: self.heads,
             tq: self.tq,
             tk: self.tk,
             d: self.d,
-            scale: 0.5,
+            scale: self.scale,
             causal: self.causal,
-            q: heads(memory, self, self.tq, 1),
-            k: heads(memory, self, self.tk, 2),
-            v: heads(memory, self, self.tk, 3),
+            q: heads(memory, self, self.operands.into(), self.tq, 1),
+            k: heads(memory, self, self.operands.into(), self.tk, 2),
+            v: heads(memory, self, self.operands.into(), self.tk, 3),
             mask: self.masked.map(|_| floats(memory, &real)),
             bias,
         }
@@ -144,8 +151,8 @@ impl Setup {
             shape,
         });
         let gradient = Gradient {
-            o: heads(memory, self, self.tq, 5),
-            dy: heads(memory, self, self.tq, 6),
+            o: heads(memory, self, Format::F32, self.tq, 5),
+            dy: heads(memory, self, self.operands.into(), self.tq, 6),
             lse: floats(memory, &lse),
             delta: memory.numbers(rows, 10),
             dq: (kind == Kind::Queries).then(|| result(memory, self, self.tq, 11)),
@@ -161,10 +168,13 @@ impl Setup {
     fn case(self, kind: Kind) -> Case {
         let variant = Variant {
             kind,
+            operands: self.operands,
             width: 32,
-            chunks: self.d.is_multiple_of(4),
+            chunks: self.d.is_multiple_of(16 / self.operands.bytes()),
             biased: self.bias.is_some(),
-            small: kind != Kind::Bias && self.tq.max(self.tk) <= Variant::SMALL,
+            small: self.operands == Type::F32
+                && kind != Kind::Bias
+                && self.tq.max(self.tk) <= Variant::SMALL,
         };
         Case {
             name: variant.name(),
@@ -218,8 +228,52 @@ fn setups() -> Vec<Setup> {
     ]
 }
 
-fn cases(setups: &[Setup], kind: Kind) -> Vec<Case> {
-    setups.iter().map(|setup| setup.case(kind)).collect()
+/// The same on the tensor cores, whose chunks of 16-bit elements are of 8; forward factors below 0 and 0, and tiles that are seen whole.
+fn on_tensor_cores(setups: &[Setup], kind: Kind) -> Vec<Setup> {
+    let wide = |setup: &Setup| Setup {
+        d: if setup.d.is_multiple_of(4) {
+            setup.d.next_multiple_of(8)
+        } else {
+            setup.d
+        },
+        ..*setup
+    };
+    let more = [
+        Setup {
+            tk: 200,
+            d: 24,
+            scale: -0.5,
+            ..PLAIN
+        },
+        Setup {
+            scale: 0.0,
+            causal: true,
+            ..PLAIN
+        },
+    ];
+    let more = more.into_iter().filter(|_| kind == Kind::Forward);
+    let all: Vec<Setup> = setups.iter().map(wide).chain(more).collect();
+    let of = |operands| all.iter().map(move |setup| Setup { operands, ..*setup });
+    of(Type::Bf16).chain(of(Type::Tf32)).collect()
+}
+
+/// In exact f32, then on the tensor cores.
+fn cases(setups: Vec<Setup>, kind: Kind) -> Vec<Case> {
+    let tensor = on_tensor_cores(&setups, kind);
+    let all = setups.into_iter().chain(tensor);
+    all.map(|setup| setup.case(kind)).collect()
+}
+
+/// The kernels' files beside their own.
+const SHARED: [&str; 3] = [
+    "attention_tile.ptx",
+    "attention_fma.ptx",
+    "attention_mma.ptx",
+];
+
+fn needed(file: &str, setups: Vec<Setup>, kind: Kind) {
+    let files = [&[file], &SHARED[..]].concat();
+    all_are_needed(&files, &cases(setups, kind), SPARE);
 }
 
 const WHOLE: &str = "what is hidden would be looked for where nothing is";
@@ -236,8 +290,9 @@ const SPARE: &[(&str, &str)] = &[
         "attention_tile.ptx: min.u32 %t0, %t0, %tq;",
         "tiles past the last key would be walked over, all hidden",
     ),
-    ("attention.ptx: @!%more bra LAST_K;", UNUSED),
-    ("attention.ptx: @!%more bra LAST_V;", UNUSED),
+    ("attention_fma.ptx: @!%more bra LAST_K;", UNUSED),
+    ("attention_fma.ptx: @!%more bra LAST_V;", UNUSED),
+    ("attention_mma.ptx: @!%more bra LAST_0;", UNUSED),
     ("attention_gradient.ptx: @!%more bra LAST_0;", UNUSED),
     ("attention_gradient.ptx: @!%more bra LAST_1;", UNUSED),
     (
@@ -248,25 +303,22 @@ const SPARE: &[(&str, &str)] = &[
 
 #[test]
 fn of_forward() {
-    let files = ["attention.ptx", "attention_tile.ptx"];
-    all_are_needed(&files, &cases(&setups(), Kind::Forward), SPARE);
+    needed("attention.ptx", setups(), Kind::Forward);
 }
 
 #[test]
 fn of_the_gradient_of_queries() {
-    let files = ["attention_gradient.ptx", "attention_tile.ptx"];
-    all_are_needed(&files, &cases(&setups(), Kind::Queries), SPARE);
+    needed("attention_gradient.ptx", setups(), Kind::Queries);
 }
 
 #[test]
 fn of_the_gradients_of_keys_and_values() {
-    let files = ["attention_gradient.ptx", "attention_tile.ptx"];
-    all_are_needed(&files, &cases(&setups(), Kind::Keys), SPARE);
+    needed("attention_gradient.ptx", setups(), Kind::Keys);
 }
 
 #[test]
 fn of_the_gradient_of_a_bias() {
-    let setups = [
+    let setups = vec![
         Setup {
             causal: true,
             masked: Some(0),
@@ -312,71 +364,90 @@ fn of_the_gradient_of_a_bias() {
             ..PLAIN
         },
     ];
-    let files = ["attention_bias.ptx", "attention_tile.ptx"];
-    all_are_needed(&files, &cases(&setups, Kind::Bias), SPARE);
+    needed("attention_bias.ptx", setups, Kind::Bias);
 }
 
 #[test]
 fn of_delta() {
-    let setup = Setup {
-        batch: 3,
-        heads: 3,
-        d: 40,
-        tq: 5,
-        tk: 3,
-        ..PLAIN
+    let case = |operands| {
+        let setup = Setup {
+            operands,
+            batch: 3,
+            heads: 3,
+            d: 40,
+            tq: 5,
+            tk: 3,
+            ..PLAIN
+        };
+        Case {
+            name: Delta(operands).name(),
+            ptx: Delta(operands).expand().unwrap(),
+            launch: Box::new(move |memory| setup.launch(Kind::Queries, memory)),
+        }
     };
-    let case = Case {
-        name: Attention::DELTA.into(),
-        ptx: Attention::expand_delta().unwrap(),
-        launch: Box::new(move |memory| setup.launch(Kind::Queries, memory)),
-    };
-    all_are_needed(&["attention_delta.ptx"], &[case], SPARE);
+    let cases = [Type::F32, Type::Bf16].map(case);
+    all_are_needed(&["attention_delta.ptx"], &cases, SPARE);
 }
 
 /// On whole tiles bytes are the formula's to the byte, no lanes meet in a bank of shared memory, and the FLOPs beside the
 /// products' are those of the exponentials and of the fading sums: some 8 a score, of 4 D at least.
 #[test]
 fn whole_tiles_do_what_the_formulas_say() {
-    for d in Variant::WIDTHS {
-        for kind in [Kind::Forward, Kind::Queries, Kind::Keys] {
-            for causal in [false, true] {
-                let setup = Setup {
-                    batch: 1,
-                    tq: 192,
-                    tk: 192,
-                    d,
-                    causal,
-                    ..PLAIN
-                };
-                let gpu = Gpu::new(80);
-                let mut memory = Memory::new(&gpu);
-                setup.launch(kind, &mut memory).unwrap();
-                gpu.finish().unwrap();
-                let launches = gpu.virtual_device().launches().unwrap();
-                let counters = &launches[launches.len() - 1].counters;
-                let attention = setup.attention(&mut memory);
-                let name = format!("{kind:?} of {d}, causal {causal}");
-                assert_eq!(counters.global.bytes, attention.tile_bytes(kind), "{name}");
-                assert!(
-                    counters.global.efficiency() >= 0.95,
-                    "{name}: {:?}",
-                    counters.global
-                );
-                assert_eq!(
-                    counters.shared.units, counters.shared.ideal_units,
-                    "{name}: bank conflicts"
-                );
-                // Of a tile that causality cuts, what is hidden is computed too.
-                if !causal {
-                    let beside = counters.float_flops - attention.flops(kind);
-                    let scores = (4 * 192 * 192) as u64 * 2;
-                    assert!(
-                        beside <= 7 * scores,
-                        "{name}: {beside} FLOPs beside the products'"
-                    );
+    for operands in [Type::F32, Type::Tf32, Type::Bf16] {
+        for d in Variant::WIDTHS {
+            for kind in [Kind::Forward, Kind::Queries, Kind::Keys] {
+                for causal in [false, true] {
+                    whole_tiles(operands, d, kind, causal);
                 }
             }
         }
+    }
+}
+
+fn whole_tiles(operands: Type, d: usize, kind: Kind, causal: bool) {
+    // Of exact f32 a tile has up to 64 rows, or 48; on the tensor cores 128.
+    let size = if operands == Type::F32 { 192 } else { 256 };
+    let setup = Setup {
+        operands,
+        batch: 1,
+        tq: size,
+        tk: size,
+        d,
+        causal,
+        ..PLAIN
+    };
+    let gpu = Gpu::new(80);
+    let mut memory = Memory::new(&gpu);
+    setup.launch(kind, &mut memory).unwrap();
+    gpu.finish().unwrap();
+    let launches = gpu.virtual_device().launches().unwrap();
+    let counters = &launches[launches.len() - 1].counters;
+    let attention = setup.attention(&mut memory);
+    let name = format!("{kind:?} of {d}, {operands:?}, causal {causal}");
+    assert_eq!(counters.global.bytes, attention.tile_bytes(kind), "{name}");
+    assert!(
+        counters.global.efficiency() >= 0.95,
+        "{name}: {:?}",
+        counters.global
+    );
+    assert_eq!(
+        counters.shared.units, counters.shared.ideal_units,
+        "{name}: bank conflicts"
+    );
+    // Of a tile that causality cuts, what is hidden is computed too.
+    if !causal {
+        let products = if operands == Type::F32 {
+            assert_eq!(counters.matrix_flops, 0, "{name}");
+            attention.flops(kind)
+        } else {
+            assert_eq!(counters.matrix_flops, attention.flops(kind), "{name}");
+            0
+        };
+        let beside = counters.float_flops - products;
+        let scores = (4 * size * size) as u64 * 2;
+        assert!(
+            beside <= 7 * scores,
+            "{name}: {beside} FLOPs beside the products'"
+        );
     }
 }

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Q `[B, H, Tq, D]`, K and V `[B, H, Tk, D]` in any strides, or all three packed as `[B, T, 3, H, D]`: heads are read where
-//! they lie. O and the gradients lie as `[B, T, H, D]`, so that the permutation and reshape to `[B, T, H·D]` around
-//! attention are views. Saved: Q, K, V, O and the log-sum-exp of each row. A row with nothing to look at gives 0 and no gradient.
+//! they lie, in f32, bf16 or f16, all three alike; what comes of them is f32. O and the gradients lie as `[B, T, H, D]`, so that the
+//! permutation and reshape to `[B, T, H·D]` around attention are views. Saved: Q, K, V, O and the log-sum-exp of each row. A row with nothing to look at gives 0 and no gradient.
 
 use deltaw_kernels::attention::Attention as Kernel;
 
@@ -90,6 +90,12 @@ fn heads(layout: &Layout) -> kernel::Heads {
         head: s[1],
         token: s[2],
     }
+}
+
+/// Q, K and V in f32.
+fn widened(qkv: [&Tensor; 3]) -> Result<[Tensor; 3]> {
+    let [q, k, v] = qkv.map(|x| x.converted(DType::F32));
+    Ok([q?, k?, v?])
 }
 
 /// The storage and where its heads lie.
@@ -203,7 +209,8 @@ impl Op for Attention {
                 let call = self.call([q, k, v], mask.as_ref(), bias.as_ref());
                 device.attention(&call, (&mut o, &layout), &mut lse)?;
             } else {
-                let inputs = operands([q, k, v], mask.as_ref(), bias.as_ref())?;
+                let wide = widened([q, k, v])?;
+                let inputs = operands(wide.each_ref(), mask.as_ref(), bias.as_ref())?;
                 kernel::forward(
                     &shape,
                     &inputs,
@@ -238,14 +245,11 @@ impl Op for Attention {
             scale: Some(self.scale),
         };
         if !self.packed {
-            return composed(inputs[0], inputs[1], inputs[2], &options);
+            let [q, k, v] = [inputs[0], inputs[1], inputs[2]].map(|x| x.cast(DType::F32));
+            return composed(&q?, &k?, &v?, &options);
         }
-        let part = |i| {
-            inputs[0]
-                .narrow(2, i, 1)?
-                .squeeze(2)?
-                .permute(&[0, 2, 1, 3])
-        };
+        let packed = inputs[0].cast(DType::F32)?;
+        let part = |i| packed.narrow(2, i, 1)?.squeeze(2)?.permute(&[0, 2, 1, 3]);
         composed(&part(0)?, &part(1)?, &part(2)?, &options)?.permute(&[0, 2, 1, 3])
     }
 
@@ -375,8 +379,8 @@ impl Attention {
         add: bool,
         dbias: Option<&mut Tensor>,
     ) -> Result<()> {
-        let (q, k, v) = (saved.get(0)?, saved.get(1)?, saved.get(2)?);
-        let shape = self.shape(q, k);
+        let wide = widened([saved.get(0)?, saved.get(1)?, saved.get(2)?])?;
+        let shape = self.shape(&wide[0], &wide[1]);
         if shape.d == 0 {
             return Ok(());
         }
@@ -392,7 +396,7 @@ impl Attention {
             }
         };
         let call = kernel::Backward {
-            inputs: operands([q, k, v], saved.find(MASK)?, saved.find(BIAS)?)?,
+            inputs: operands(wide.each_ref(), saved.find(MASK)?, saved.find(BIAS)?)?,
             out: operand(saved.get(O)?)?,
             lse: saved.get(LSE)?.as_slice()?,
             dout: operand(dy)?,
@@ -446,8 +450,17 @@ fn run(
 ) -> Result<Tensor> {
     let [batch, heads, tq, tk, d] = size;
     let mut inputs = inputs.to_vec();
+    let dtype = inputs[0].dtype();
+    if !matches!(dtype, DType::F32 | DType::Bf16 | DType::F16) {
+        return Err(Error::DType {
+            op: "attention",
+            operand: "queries",
+            got: dtype,
+            want: "f32, bf16 or f16",
+        });
+    }
     for x in &inputs {
-        x.expect_dtype("attention", DType::F32)?;
+        x.expect_dtype("attention", dtype)?;
     }
     let mask = options.mask.as_ref().map(Tensor::detach);
     if let Some(mask) = &mask {
@@ -474,7 +487,7 @@ fn run(
 /// `softmax(scale·QKᵀ + bias)·V` per head, `[B, H, Tq, D]`; its memory is that of `[B, Tq, H, D]`.
 ///
 /// # Errors
-/// Shapes that do not fit, element types other than f32.
+/// Shapes that do not fit, element types other than f32, bf16 and f16 or not alike.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &AttentionOptions) -> Result<Tensor> {
     let fits = q.rank() == 4
         && k.rank() == 4

@@ -4,59 +4,48 @@ use std::mem::offset_of;
 
 use serde::Serialize;
 
-use super::{Arguments, Attention, Place};
+use super::lanes::Lanes;
+use super::launch::{Arguments, Place};
 use crate::KernelError;
+use crate::gemm::Type;
 use crate::template::{Ptx, Template};
 
-const TILE: (&str, &str) = (
-    "attention_tile.ptx",
-    include_str!("../../ptx/attention_tile.ptx"),
-);
+/// What all but δ's import; of the two ways to make products, the one that a variant names.
+macro_rules! template {
+    ($($main:literal),+) => {
+        Template { files: &[
+            $(($main, include_str!(concat!("../../ptx/", $main))),)+
+            ("attention_tile.ptx", include_str!("../../ptx/attention_tile.ptx")),
+            ("attention_fma.ptx", include_str!("../../ptx/attention_fma.ptx")),
+            ("attention_mma.ptx", include_str!("../../ptx/attention_mma.ptx")),
+            ("mma.ptx", include_str!("../../ptx/mma.ptx")),
+            ("gemm_copy.ptx", include_str!("../../ptx/gemm_copy.ptx")),
+        ] }
+    };
+}
 
-const FORWARD: Template = Template {
-    files: &[
-        ("attention.ptx", include_str!("../../ptx/attention.ptx")),
-        TILE,
-        ("function.ptx", include_str!("../../ptx/function.ptx")),
-        ("math.ptx", include_str!("../../ptx/math.ptx")),
-    ],
-};
-
-const GRADIENT: Template = Template {
-    files: &[
-        (
-            "attention_gradient.ptx",
-            include_str!("../../ptx/attention_gradient.ptx"),
-        ),
-        TILE,
-    ],
-};
-
-const BIAS: Template = Template {
-    files: &[
-        (
-            "attention_bias.ptx",
-            include_str!("../../ptx/attention_bias.ptx"),
-        ),
-        TILE,
-    ],
-};
+const FORWARD: Template = template!("attention.ptx", "function.ptx", "math.ptx");
+const GRADIENT: Template = template!("attention_gradient.ptx");
+const BIAS: Template = template!("attention_bias.ptx");
 
 const DELTA: Template = Template {
-    files: &[(
-        "attention_delta.ptx",
-        include_str!("../../ptx/attention_delta.ptx"),
-    )],
+    files: &[
+        (
+            "attention_delta.ptx",
+            include_str!("../../ptx/attention_delta.ptx"),
+        ),
+        ("element.ptx", include_str!("../../ptx/element.ptx")),
+    ],
 };
 
 /// Threads of a block.
 pub(super) const THREADS: usize = 128;
 
-/// Rows and columns of lanes in a block's tile: 4 warps have 4 rows of 8 lanes each.
-const LANES: [usize; 2] = [16, 8];
-
 /// Bytes that a row of a tile in shared memory is longer than what it holds.
 const PADDING: usize = 16;
+
+/// Bytes of the sum's index that a product of the tensor cores goes over.
+const STEP: usize = 32;
 
 /// What a launch computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,13 +65,15 @@ pub enum Kind {
 pub struct Variant {
     /// Which.
     pub kind: Kind,
+    /// Type of the operands: f32 in memory for [`Type::F32`] and [`Type::Tf32`].
+    pub operands: Type,
     /// The widest head that it takes, of [`Variant::WIDTHS`].
     pub width: usize,
-    /// Whether rows come and go by 16 bytes, not by 4.
+    /// Whether rows come and go by 16 bytes, not by elements.
     pub chunks: bool,
     /// Whether the scores have a bias.
     pub biased: bool,
-    /// Whether the tile is one for few queries and keys.
+    /// Whether the tile is one for few queries and keys, which only exact f32 has.
     pub small: bool,
 }
 
@@ -107,23 +98,53 @@ struct Operand {
     rows: usize,
 }
 
+/// A thread's copies as `gemm_copy.ptx` knows them.
+#[derive(Serialize)]
+struct Copies {
+    name: &'static str,
+    loader: &'static str,
+    bytes: usize,
+    per_chunk: usize,
+}
+
 #[derive(Serialize)]
 struct Values {
     name: String,
+    #[serde(rename = "type")]
+    operands: &'static str,
+    inner: &'static str,
+    tensor: bool,
+    mma: &'static str,
+    shape: &'static str,
     rows_are: &'static str,
     width: usize,
+    /// Bytes of an operand's element, elements that a thread copies at a time, and in words.
+    element: usize,
     chunk: usize,
+    copied: &'static str,
+    copier: Copies,
+    chunks: bool,
     biased: bool,
+    /// Whether scores become exponents where the largest is subtracted, and whether q stays in registers.
+    folded: bool,
+    held: bool,
     m: usize,
     n: usize,
-    /// Scores of a lane.
+    /// Rows and columns of a lane's scores.
     r: usize,
     c: usize,
+    lanes: Lanes,
+    /// Products of the tensor cores of a warp's scores, and their steps along d and along the scores' columns.
+    blocks_m: usize,
+    blocks_n: usize,
+    score_steps: usize,
+    mix_steps: usize,
     stride: usize,
     weights_stride: usize,
     lanes_log2: u32,
     row_step: usize,
     registers: usize,
+    stage_bytes: usize,
     weights: usize,
     statistics_at: usize,
     log2_e: f64,
@@ -141,6 +162,15 @@ struct Values {
     result1: Operand,
 }
 
+/// Where in shared memory a block has its tiles, the weights and the statistics, and where they end.
+struct Shared {
+    fixed: [usize; 2],
+    moving: [usize; 2],
+    weights: usize,
+    statistics: usize,
+    end: usize,
+}
+
 /// Where the template finds the fields of its argument.
 fn offsets() -> crate::Offsets {
     let mut at = crate::offsets!(Arguments: o dy mask lse delta bias bias_batch bias_head bias_query bias_key dbias heads tq tk d
@@ -153,6 +183,10 @@ fn offsets() -> crate::Offsets {
     at
 }
 
+impl Kind {
+    const ALL: [Kind; 4] = [Kind::Forward, Kind::Queries, Kind::Keys, Kind::Bias];
+}
+
 impl Variant {
     /// Tiles are this wide: smaller heads are filled up with zeros.
     pub const WIDTHS: [usize; 3] = [32, 64, 128];
@@ -160,16 +194,17 @@ impl Variant {
     /// The most queries and keys that a small tile is taken for: the tile.
     pub const SMALL: usize = 32;
 
-    /// One of each text; dbias has a bias always, and no small tile.
+    /// One of each text; dbias has a bias always, and no small tile. f16's texts are bf16's but for the type's name: one a width.
     pub fn all() -> Vec<Variant> {
         let mut all = vec![];
-        for kind in [Kind::Forward, Kind::Queries, Kind::Keys, Kind::Bias] {
-            for width in Self::WIDTHS {
-                for i in 0..8 {
-                    let [chunks, biased, small] = [1, 2, 4].map(|bit| i & bit != 0);
-                    if kind != Kind::Bias || (biased && !small) {
+        for operands in [Type::F32, Type::Tf32, Type::Bf16, Type::F16] {
+            for kind in Kind::ALL {
+                for width in Self::WIDTHS {
+                    for i in 0..8 {
+                        let [chunks, biased, small] = [1, 2, 4].map(|bit| i & bit != 0);
                         all.push(Variant {
                             kind,
+                            operands,
                             width,
                             chunks,
                             biased,
@@ -179,6 +214,13 @@ impl Variant {
                 }
             }
         }
+        all.retain(|v| {
+            let exact = v.operands == Type::F32;
+            let plain = v.chunks && v.biased == (v.kind == Kind::Bias);
+            (v.kind != Kind::Bias || (v.biased && !v.small))
+                && (exact || !v.small)
+                && (v.operands != Type::F16 || plain)
+        });
         all
     }
 
@@ -197,57 +239,100 @@ impl Variant {
         };
         let copies = if self.chunks { "" } else { "_elements" };
         let small = if self.small { "_small" } else { "" };
-        format!("{kind}_{}{small}{bias}{copies}", self.width)
+        let operands = match self.operands {
+            Type::F32 => String::new(),
+            other => format!("_{}", other.name()),
+        };
+        format!("{kind}_{}{operands}{small}{bias}{copies}", self.width)
     }
 
-    /// Scores of a lane: rows and columns. The widest heads' gradients leave room for less.
+    /// Whether products are the tensor cores'.
+    fn tensor(self) -> bool {
+        self.operands != Type::F32
+    }
+
+    /// Scores of a lane: rows and columns. The widest heads leave room for less.
     fn scores(self) -> [usize; 2] {
-        match (self.kind, self.width) {
-            _ if self.small => [2, 4],
-            (_, ..=64) => [4, 8],
-            (Kind::Forward, _) => [4, 4],
-            _ => [3, 4],
+        match (self.operands, self.kind, self.width) {
+            (Type::F32, ..) if self.small => [2, 4],
+            (Type::F32, _, ..=64) => [4, 8],
+            (Type::F32, Kind::Forward, _) => [4, 4],
+            (Type::F32, ..) => [3, 4],
+            (Type::Bf16 | Type::F16, Kind::Forward, 64) if !self.biased => [4, 16],
+            (Type::Tf32, Kind::Forward, 128) => [2, 8],
+            (Type::Tf32, _, 128) => [2, 4],
+            (Type::Tf32, Kind::Keys, 64) if self.biased => [2, 8],
+            (_, Kind::Keys, 128) => [2, 8],
+            _ => [2, 16],
         }
     }
 
-    /// Registers of a thread at most: three blocks of a multiprocessor where the sums leave room for that, else two.
+    /// Registers of a thread at most: four or three blocks of a multiprocessor where the sums leave room for that, else two.
     fn registers(self) -> usize {
-        match (self.kind, self.width) {
-            (Kind::Forward, _) | (Kind::Queries, 32) => 168,
-            (Kind::Keys, 32) if !self.biased => 168,
+        match (self.operands, self.kind, self.width) {
+            (Type::F32, Kind::Forward, _) | (Type::F32, Kind::Queries, 32) => 168,
+            (Type::F32, Kind::Keys, 32) if !self.biased => 168,
+            (Type::F32, ..) => 255,
+            (_, Kind::Forward, 32) if !self.biased => 128,
+            (Type::Bf16 | Type::F16, Kind::Forward, 64) if !self.biased => 232,
+            (Type::Tf32, Kind::Forward, 64) if self.biased => 255,
+            (_, Kind::Forward, 32 | 64) | (_, Kind::Queries, 32) => 168,
+            (Type::Bf16 | Type::F16, Kind::Queries, 64) => 168,
             _ => 255,
         }
     }
 
-    /// The tile.
+    /// The tile: 4 warps have 4 rows of 8 lanes each, or on the tensor cores 8 rows of 4.
     pub fn tile(self) -> Tile {
         let [r, c] = self.scores();
+        let [rows, columns] = if self.tensor() { [32, 4] } else { [16, 8] };
         Tile {
-            m: LANES[0] * r,
-            n: LANES[1] * c,
+            m: rows * r,
+            n: columns * c,
         }
     }
 
     /// Bytes of a row of an operand's tile, and of the weights.
     fn strides(self) -> [usize; 2] {
-        [self.width, self.tile().n].map(|n| 4 * n + PADDING)
+        let Tile { n, .. } = self.tile();
+        [self.width * self.operands.bytes(), 4 * n].map(|bytes| bytes + PADDING)
     }
 
-    /// Where tiles of so many rows, the weights and the statistics are in shared memory, and its end.
-    fn layout(self) -> [usize; 7] {
+    fn layout(self) -> Shared {
         let (Tile { m, n }, [row, weights]) = (self.tile(), self.strides());
+        if self.tensor() && self.kind == Kind::Forward {
+            // Two stages of two tiles; q's, which is no larger than a stage, is where the second will be.
+            let stage = 2 * n * row;
+            return Shared {
+                fixed: [stage; 2],
+                moving: [0, n * row],
+                weights: 2 * stage,
+                statistics: 2 * stage,
+                end: 2 * stage,
+            };
+        }
         let second = if self.kind == Kind::Forward { 0 } else { m };
-        let sizes = [m * row, second * row, n * row, n * row, m * weights, 8 * n];
+        // Tensor cores' weights stay in registers.
+        let by_memory = !self.tensor() || self.kind == Kind::Bias;
+        let weights = if by_memory { m * weights } else { 0 };
+        let sizes = [m * row, second * row, n * row, n * row, weights, 8 * n];
         let mut ends = [0; 7];
         for (i, size) in sizes.into_iter().enumerate() {
             ends[i + 1] = ends[i] + size;
         }
-        ends
+        let [first, second, third, fourth, weights, statistics, end] = ends;
+        Shared {
+            fixed: [first, second],
+            moving: [third, fourth],
+            weights,
+            statistics,
+            end,
+        }
     }
 
     /// Bytes of shared memory of a block.
     pub fn shared(self) -> u32 {
-        self.layout()[6] as u32
+        self.layout().end as u32
     }
 
     /// The kernel's text.
@@ -255,9 +340,14 @@ impl Variant {
     /// # Errors
     /// [`KernelError::Template`].
     pub fn expand(self) -> Result<Ptx, KernelError> {
-        let (Tile { m, n }, [r, c], chunk) =
-            (self.tile(), self.scores(), if self.chunks { 4 } else { 1 });
+        let (Tile { m, n }, [r, c], element) = (self.tile(), self.scores(), self.operands.bytes());
         let ([stride, weights_stride], layout) = (self.strides(), self.layout());
+        // Exact f32 copies single elements asynchronously too.
+        let (chunk, loader, copied) = match (self.chunks, self.tensor()) {
+            (true, _) => (16 / element, "chunks", "16-byte copies"),
+            (false, false) => (1, "chunks", "4-byte copies"),
+            (false, true) => (16 / element, "elements", "copies by elements"),
+        };
         let place = |name, at| Operand {
             name,
             at,
@@ -265,12 +355,12 @@ impl Variant {
             rows: 0,
         };
         let fixed = |i: usize, of: Operand| Operand {
-            to: layout[i],
+            to: layout.fixed[i],
             rows: m,
             ..of
         };
         let moving = |i: usize, of: Operand| Operand {
-            to: layout[2 + i],
+            to: layout.moving[i],
             rows: n,
             ..of
         };
@@ -291,21 +381,51 @@ impl Variant {
         let lanes = self.width / chunk;
         let values = Values {
             name: self.name(),
+            operands: self.operands.name(),
+            inner: if self.tensor() {
+                "attention_mma.ptx"
+            } else {
+                "attention_fma.ptx"
+            },
+            tensor: self.tensor(),
+            mma: self.operands.name(),
+            shape: if element == 2 { "m16n8k16" } else { "m16n8k8" },
             rows_are,
             width: self.width,
+            element,
             chunk,
+            copied,
+            copier: Copies {
+                name: "copy",
+                loader,
+                bytes: element,
+                per_chunk: chunk,
+            },
+            chunks: self.chunks,
             biased: self.biased,
+            folded: self.tensor() && self.kind == Kind::Forward && !self.biased,
+            held: self.tensor() && self.kind == Kind::Forward,
             m,
             n,
             r,
             c,
+            lanes: if self.tensor() {
+                Lanes::of_mma([r, c], self.width, element)
+            } else {
+                Lanes::of_fma([r, c], self.width)
+            },
+            blocks_m: r / 2,
+            blocks_n: c / 2,
+            score_steps: self.width * element / STEP,
+            mix_steps: n * element / STEP,
             stride,
             weights_stride,
             lanes_log2: lanes.ilog2(),
             row_step: THREADS / lanes,
             registers: self.registers(),
-            weights: layout[4],
-            statistics_at: layout[5],
+            stage_bytes: 2 * n * stride,
+            weights: layout.weights,
+            statistics_at: layout.statistics,
             log2_e: std::f64::consts::LOG2_E,
             ln_2: std::f64::consts::LN_2,
             at: offsets(),
@@ -329,18 +449,48 @@ impl Variant {
     }
 }
 
-/// The text of [`Attention::DELTA`].
-///
-/// # Errors
-/// [`KernelError::Template`].
-pub(super) fn delta() -> Result<Ptx, KernelError> {
-    #[derive(Serialize)]
-    struct Values {
-        name: &'static str,
-        at: crate::Offsets,
+/// The kernel of δ, for dy in the operands' type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delta(pub Type);
+
+impl Delta {
+    /// One of each text.
+    pub const ALL: [Delta; 3] = [Delta(Type::F32), Delta(Type::Bf16), Delta(Type::F16)];
+
+    /// dy's type in memory.
+    fn element(self) -> &'static str {
+        match self.0 {
+            Type::Tf32 => Type::F32.name(),
+            other => other.name(),
+        }
     }
-    DELTA.expand(Values {
-        name: Attention::DELTA,
-        at: offsets(),
-    })
+
+    /// The kernel's name.
+    pub fn name(self) -> String {
+        match self.element() {
+            "f32" => "attention_delta".into(),
+            other => format!("attention_delta_{other}"),
+        }
+    }
+
+    /// The kernel's text.
+    ///
+    /// # Errors
+    /// [`KernelError::Template`].
+    pub fn expand(self) -> Result<Ptx, KernelError> {
+        #[derive(Serialize)]
+        struct Values {
+            name: String,
+            #[serde(rename = "type")]
+            operands: &'static str,
+            bytes: usize,
+            at: crate::Offsets,
+        }
+        DELTA.expand(Values {
+            name: self.name(),
+            operands: self.element(),
+            bytes: self.0.bytes(),
+            at: offsets(),
+        })
+    }
 }

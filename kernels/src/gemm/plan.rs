@@ -173,7 +173,7 @@ impl Type {
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Type::Bf16 => "bf16",
             Type::F16 => "f16",

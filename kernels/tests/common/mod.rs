@@ -1,9 +1,11 @@
 //! The software driver, and products on it beside the same in f64.
 #![allow(dead_code, reason = "every test uses a part of it")]
 
+pub mod attention;
 pub mod case;
 pub mod committed;
 pub mod dropped;
+pub mod near;
 
 use std::sync::Arc;
 

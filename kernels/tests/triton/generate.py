@@ -53,14 +53,16 @@ def attention(q, k, v, o, T, scale, D: tl.constexpr, BM: tl.constexpr, BN: tl.co
         m = tl.maximum(largest, tl.max(s, 1))
         p, fade = tl.exp2(s - m[:, None]), tl.exp2(largest - m)
         total, largest = total * fade + tl.sum(p, 1), m
-        acc = tl.dot(p, tl.load(v + at), acc * fade[:, None], input_precision=PRECISION)
+        y = tl.load(v + at)
+        acc = tl.dot(p.to(y.dtype), y, acc * fade[:, None], input_precision=PRECISION)
         at += BN * D
     tl.store(o + head + rows[:, None] * D + d[None, :], acc / total[:, None])
 
 
-def compile_attention(width, tile, warps, stages):
-    signature = dict(q="*fp32", k="*fp32", v="*fp32", o="*fp32", T="i32", scale="fp32")
-    constants = dict(D=width, BM=tile[0], BN=tile[1], PRECISION="ieee")
+def compile_attention(type, width, tile, warps, stages):
+    element = "*bf16" if type == "bf16" else "*fp32"
+    signature = dict(q=element, k=element, v=element, o="*fp32", T="i32", scale="fp32")
+    constants = dict(D=width, BM=tile[0], BN=tile[1], PRECISION="ieee" if type == "f32" else "tf32")
     source = ASTSource(attention, signature={**signature, **{x: "constexpr" for x in constants}}, constexprs=constants,
                        attrs={(i,): [["tt.divisibility", 16]] for i in range(5)})
     return triton.compile(source, target=GPUTarget("cuda", 80, 32), options=dict(num_warps=warps, num_stages=stages)).asm["ptx"]
@@ -80,8 +82,9 @@ def main_loop(ptx, sm, cuda):
                 back.append((labels[to[0]], len(names)))
             names.append(m[1])
     counts = [collections.Counter(names[i:j + 1]) for i, j in back]
-    loop = max(counts, key=lambda c: (c["HMMA"] + c["FFMA"], -sum(c.values())))
-    return int(re.search(r"Used (\d+) registers", said)[1]), sum(loop.values()), loop["HMMA"] + loop["FFMA"]
+    useful = lambda c: c["HMMA"] or c["FFMA"]
+    loop = max(counts, key=lambda c: (useful(c), -sum(c.values())))
+    return int(re.search(r"Used (\d+) registers", said)[1]), sum(loop.values()), useful(loop)
 
 
 if __name__ == "__main__":
@@ -92,16 +95,23 @@ if __name__ == "__main__":
         "f32": [((128, 128, 16), 8, 4), ((64, 64, 16), 4, 4), ((32, 64, 16), 2, 4)],
     }
     with open("loops.txt", "w") as out:
-        out.write(f"# Triton {triton.__version__}: registers, instructions and useful ones of a turn of the main loop; both operands by k; attention in f32\n")
+        out.write(f"# Triton {triton.__version__}: registers, instructions and useful ones of a turn of the main loop; both operands by k\n")
         for type, shapes in tiles.items():
             for tile, warps, stages in shapes:
                 ptx = compile(type, True, tile, warps, stages)
                 for sm in (80, 90, 120):
                     out.write(f"{type}_nt_{'x'.join(map(str, tile))} sm_{sm} {' '.join(map(str, main_loop(ptx, sm, sys.argv[1])))}\n")
-        for width, tile in ((32, (64, 64)), (64, (64, 64)), (128, (64, 32))):
-            ptx = compile_attention(width, tile, 4, 2)
-            for sm in (80, 90, 120):
-                out.write(f"attention_{width} sm_{sm} {' '.join(map(str, main_loop(ptx, sm, sys.argv[1])))}\n")
+        attentions = {
+            "f32": [(32, (64, 64)), (64, (64, 64)), (128, (64, 32))],
+            "bf16": [(32, (64, 64)), (64, (128, 64)), (128, (64, 64))],
+            "tf32": [(32, (64, 64)), (64, (64, 64)), (128, (64, 32))],
+        }
+        for type, shapes in attentions.items():
+            for width, tile in shapes:
+                ptx = compile_attention(type, width, tile, 4, 2)
+                for sm in (80, 90, 120):
+                    suffix = "" if type == "f32" else f"_{type}"
+                    out.write(f"attention_{width}{suffix} sm_{sm} {' '.join(map(str, main_loop(ptx, sm, sys.argv[1])))}\n")
     for by_k in (True, False):
         ptx = compile("bf16", by_k, (64, 64, 32), 4, 4)
         # Not the lines that say where its source lies.

@@ -1,6 +1,7 @@
 //! Attention as its op asks for it: operands in any strides, heads read and written where they lie.
 
 use deltaw_kernels::attention::{self as kernel, BiasGradient, Heads};
+use deltaw_kernels::gemm::Type;
 
 use super::{Cuda, failed};
 use crate::dtype::DType;
@@ -61,6 +62,11 @@ impl Call<'_> {
             })
         };
         Ok(kernel::Attention {
+            operands: match q.dtype() {
+                DType::Bf16 => Type::Bf16,
+                DType::F16 => Type::F16,
+                _ => cuda.f32_products(),
+            },
             batch: s[0],
             heads: s[1],
             tq: s[2],
@@ -96,6 +102,7 @@ impl Cuda {
     /// Its gradients. The caller holds the memory that they go to, for itself alone.
     pub(crate) fn attention_backward(&self, call: &Call, backward: Backward) -> Result<()> {
         let attention = call.kernel(self)?;
+        let dy = backward.dy.converted(call.qkv[0].dtype())?;
         let of = |x: &Tensor| Ok(heads(self.address(OP, x)?, x.layout()));
         let mut delta = Tensor::empty(backward.lse.shape(), DType::F32, backward.lse.device())?;
         let [dq, dk, dv] = backward.grads.each_ref().map(|grad| {
@@ -112,7 +119,7 @@ impl Cuda {
         };
         let gradient = kernel::Gradient {
             o: of(backward.o)?,
-            dy: of(backward.dy)?,
+            dy: of(&dy)?,
             lse: self.address(OP, backward.lse)?,
             delta: self.address_mut(OP, &mut delta)?,
             dq,

@@ -14,6 +14,7 @@ use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 use cudarc::driver::{CudaContext, CudaStream, sys};
 use deltaw_kernels::Kernels;
 use deltaw_kernels::gather::{Gather, Scatter, Size};
+use deltaw_kernels::gemm::Type;
 use deltaw_kernels::philox::{self, Fill};
 use deltaw_kernels::select::{Kind, Select};
 
@@ -167,10 +168,19 @@ impl Cuda {
         })
     }
 
-    /// Lets the tensor cores make f32 products of the 11 leading bits of each factor's 24, summed in f32: many times the speed
-    /// for a relative error of 2⁻¹⁰ a factor. Off unless asked for.
+    /// Lets the tensor cores make f32 products, attention's among them, of the 11 leading bits of each factor's 24, summed in f32:
+    /// many times the speed for a relative error of 2⁻¹⁰ a factor. Off unless asked for.
     pub fn set_tf32(&self, on: bool) {
         self.tf32.store(on, Relaxed);
+    }
+
+    /// How products of f32 are made.
+    fn f32_products(&self) -> Type {
+        if self.tf32.load(Relaxed) {
+            Type::Tf32
+        } else {
+            Type::F32
+        }
     }
 
     /// Waits until everything that was asked for is done.

@@ -1,8 +1,6 @@
 //! Matrix products: strided views on their way to the kernel, which takes matrices by rows or by columns.
 
-use std::sync::atomic::Ordering::Relaxed;
-
-use deltaw_kernels::gemm::{Activation, Extension, Gemm as Product, Matrix, Output, Type};
+use deltaw_kernels::gemm::{Activation, Extension, Gemm as Product, Matrix, Output};
 
 use super::memory::{Block, Pool};
 use super::{Cuda, failed};
@@ -219,11 +217,7 @@ pub(super) fn batched(
                 transposed: false,
             };
             let product = Product {
-                operands: if cuda.tf32.load(Relaxed) {
-                    Type::Tf32
-                } else {
-                    Type::F32
-                },
+                operands: cuda.f32_products(),
                 output: Output::F32,
                 m,
                 n,
