@@ -7,7 +7,9 @@
 //!
 //! Q `[B, H, Tq, D]`, K and V `[B, H, Tk, D]` in any strides, or all three packed as `[B, T, 3, H, D]`: heads are read where
 //! they lie, in f32, bf16 or f16, all three alike; what comes of them is f32. O and the gradients lie as `[B, T, H, D]`, so that the
-//! permutation and reshape to `[B, T, H·D]` around attention are views. Saved: Q, K, V, O and the log-sum-exp of each row. A row with nothing to look at gives 0 and no gradient.
+//! permutation and reshape to `[B, T, H·D]` around attention are views. Saved: Q, K, V, O and the log-sum-exp of each row. A row
+//! with nothing to look at gives 0 and no gradient. A GPU multiplies 16-bit operands, and f32 if tf32 was asked for, on the tensor
+//! cores, P, dS and dO in the operands' type; the CPU in f32.
 
 use deltaw_kernels::attention::Attention as Kernel;
 
