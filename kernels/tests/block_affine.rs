@@ -1,22 +1,25 @@
-//! Every instruction of the kernels that make rows of an update, and take their gradients apart, is needed: see `lines.rs`.
+//! Every instruction of the kernels for block-affine updates is needed as it is: see `lines.rs`.
 
 mod common;
 
-use common::dropped::{Case, all_are_needed};
-use common::{Format, numbers};
+use common::dropped::{Case, all_are_as_needed};
 use deltaw_kernels::block_affine::{self, BlockAffine, Element};
 
-/// Instructions without which nothing changes, and why.
+/// Changes after which nothing else comes out, and why.
 const SPARE: &[(&str, &str)] = &[
-    ("block_affine.ptx: @%kept bra KEPT;", AGAIN),
-    ("block_affine.ptx: setp.le.u32 %kept, %b, 64;", AGAIN),
     (
         "block_affine.ptx: min.u32 %end, %end, %t0;",
         "past the last tile nothing exists",
     ),
+    (
+        "block_affine.ptx: setp.le.u32 %kept, %b, 64; as setp.lt.u32 %kept, %b, 64;",
+        "R would be loaded again",
+    ),
+    (
+        "block_affine.ptx: setp.lt.u32 %p, %k0, %b; as setp.le.u32 %p, %k0, %b;",
+        "nothing lies past the last column of a block, and nothing would be added",
+    ),
 ];
-
-const AGAIN: &str = "R would be loaded again";
 
 /// Each side, ragged and whole, W of each type, walks and parts of several tiles.
 fn block_affines() -> Vec<Case> {
@@ -29,6 +32,7 @@ fn block_affines() -> Vec<Case> {
         ([70, 268, 132], f32),
         ([45, 50, 41], f16),
         ([61, 660, 60], f32),
+        ([70, 132, 64], f32),
     ];
     let case = |kind, ([rows, n, block], element): ([usize; 3], Element)| {
         let call = move |w| BlockAffine {
@@ -43,12 +47,7 @@ fn block_affines() -> Vec<Case> {
             name: variant.name(),
             ptx: variant.expand().unwrap(),
             launch: Box::new(move |memory| {
-                let format = match element {
-                    Element::Bf16 => Format::Bf16,
-                    Element::F16 => Format::F16,
-                    _ => Format::F32,
-                };
-                let w = memory.bytes(&format.encode(&numbers(rows * n, 1)));
+                let w = memory.weight(rows * n, element);
                 let (call, gpu) = (call(w), memory.gpu);
                 let squares = call.blocks() * block * block;
                 let (r, g) = (memory.numbers(squares, 2), memory.numbers(rows * n, 3));
@@ -77,6 +76,6 @@ fn block_affines() -> Vec<Case> {
 }
 
 #[test]
-fn of_block_affine_updates() {
-    all_are_needed(&["block_affine.ptx"], &block_affines(), SPARE);
+fn every_instruction_is_needed() {
+    all_are_as_needed(&["block_affine.ptx"], &block_affines(), SPARE);
 }
