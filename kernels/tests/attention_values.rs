@@ -282,8 +282,8 @@ impl Run<'_> {
                 *to = to.plus(x);
             };
             for f in 0..d {
-                for i in 0..tq {
-                    let x = dot((0..tk).map(|j| (ds[i][j], k[j][f])));
+                for (i, ds) in ds.iter().enumerate() {
+                    let x = dot((0..tk).map(|j| (ds[j], k[j][f])));
                     add(0, i, tq, f, x.times(scale));
                 }
                 for j in 0..tk {
