@@ -41,7 +41,6 @@ const PAPER: Paper = Paper {
             "which of 98 subgroups' names is the picture's? two towers, 4 pictures of each to learn from",
         ),
         ("names, openmoji", "the same in OpenMoji's style"),
-        ("names, openmoji-black", "the same as line drawings"),
         (
             "spelling",
             "is a passage of a definition misspelt? an encoder of text, trained on definitions",
@@ -88,6 +87,7 @@ const PAPER: Paper = Paper {
     ],
     own_scale: "The paper's are ViT-B/32 of CLIP, DINOv2 and google/vit-base-patch16-224, of which the last loads, on 21 sets such as Cars and EuroSAT, each as a folder with a folder of PNGs per class.",
     source: include_str!("randlora.rs"),
+    record: Some(include_str!("../../records/randlora/results.json")),
     ..Paper::BLANK
 };
 
@@ -158,7 +158,7 @@ fn fill(run: &mut Run) -> Result<()> {
     let styles: &[Style] = run.pick(
         &[Style::Twemoji],
         &[Style::Twemoji],
-        &[Style::Twemoji, Style::Openmoji, Style::Lines],
+        &[Style::Twemoji, Style::Openmoji],
     );
     let mut tasks: Vec<Box<dyn Task>> = vec![];
     for style in styles {
