@@ -552,7 +552,7 @@ fn norms_give_the_gradients_that_are_asked_for() {
             let y = layer_norm(&inputs[0], &inputs[1], &inputs[2], 0.25).unwrap();
             let dy = dy.to_device(&gpu().device).unwrap();
             let grads = backward_with(&y, dy).unwrap_or_else(|e| gpu().fail(e));
-            inputs.map(|x| grads.of(&x).map(|g| values(&g)))
+            inputs.map(|x| grads.of(&x).map(values))
         };
         let all = of([true; 3]);
         for (i, want) in all.iter().enumerate() {
