@@ -196,7 +196,7 @@ fn setups() -> Vec<Setup> {
         Setup {
             tq: 66,
             tk: 140,
-            d: 12,
+            d: 20,
             causal: true,
             beta: 0.5,
             ..PLAIN
@@ -393,7 +393,7 @@ fn of_delta() {
     all_are_needed(&["attention_delta.ptx"], &cases, SPARE);
 }
 
-/// On whole tiles bytes are the formula's to the byte, no lanes meet in a bank of shared memory, and the FLOPs beside the products'
+/// On whole tiles bytes are the formula's to the byte and their sectors the fewest to a twentieth, no lanes meet in a bank of shared memory, and the FLOPs beside the products'
 /// are those of the exponentials and of the fading sums: some 8 a score, of 4 D at least.
 #[test]
 fn whole_tiles_do_what_the_formulas_say() {
@@ -429,17 +429,10 @@ fn whole_tiles(operands: Type, d: usize, kind: Kind, causal: bool) {
     let attention = setup.attention(&mut memory);
     let name = format!("{kind:?} of {d}, {operands:?}, causal {causal}");
     assert_eq!(counters.global.bytes, attention.tile_bytes(kind), "{name}");
-    // tf32's lanes store a result's sectors of 32 bytes by halves.
-    let results = if kind == Kind::Keys { 2 } else { 1 };
-    let halves = if operands == Type::Tf32 {
-        (results * setup.heads * size * d / 8) as u64
-    } else {
-        0
-    };
-    let traffic = counters.global;
     assert!(
-        100 * traffic.ideal_units >= 95 * (traffic.units - halves),
-        "{name}: {traffic:?}"
+        counters.global.efficiency() >= 0.95,
+        "{name}: {:?}",
+        counters.global
     );
     assert_eq!(
         counters.shared.units, counters.shared.ideal_units,

@@ -9,6 +9,8 @@ use serde::Serialize;
 struct Piece {
     /// Where they begin beyond the lane's first.
     at: usize,
+    /// Whether beyond its neighbour's instead: lanes 2p and 2p + 1 change places.
+    turned: bool,
     /// Of each row, the registers that hold them.
     of: Vec<Vec<usize>>,
 }
@@ -31,6 +33,8 @@ pub(super) struct Lanes {
     /// Columns of a result from a lane's first to the next lane's.
     out: usize,
     pieces: Vec<Piece>,
+    /// Whether any is turned.
+    turns: bool,
     /// Lanes across which a row is joined.
     steps: Vec<usize>,
 }
@@ -54,6 +58,7 @@ impl Lanes {
             across,
             score,
             out,
+            turns: pieces.iter().any(|piece| piece.turned),
             pieces,
             steps: std::iter::successors(Some(row / 2), halves).collect(),
         }
@@ -63,6 +68,7 @@ impl Lanes {
     pub(super) fn of_fma([r, c]: [usize; 2], width: usize) -> Lanes {
         let piece = |g: usize| Piece {
             at: 32 * g,
+            turned: false,
             of: (0..r)
                 .map(|i| (0..4).map(|f| i * (width / 8) + 4 * g + f).collect())
                 .collect(),
@@ -91,12 +97,14 @@ impl Lanes {
         let pieces = if bytes == 2 {
             let piece = |j: usize| Piece {
                 at: 8 * j,
+                turned: false,
                 of: rows(&|i| (0..2).map(|f| register(i, blocks, j, f)).collect()),
             };
             (0..blocks).map(piece).collect()
         } else {
             let piece = |half: usize| Piece {
-                at: 32 * (half / 2) + 4 * (half % 2),
+                at: 32 * (half / 2) + 16 * (half % 2),
+                turned: half % 2 == 1,
                 of: rows(&|i| {
                     let block = |f| register(i, blocks, 4 * (half / 2) + f, half % 2);
                     (0..4).map(block).collect()
@@ -109,7 +117,7 @@ impl Lanes {
             2,
             (0..c).map(|j| 8 * (j / 2) + j % 2).collect(),
             rows(&|i| (0..c).map(|j| register(i, c / 2, j / 2, j % 2)).collect()),
-            if bytes == 2 { 2 } else { 8 },
+            if bytes == 2 { 2 } else { 4 },
             pieces,
         )
     }
