@@ -3,6 +3,9 @@
 use std::time::Instant;
 
 use deltaw_engine::device::cuda::Cuda;
+use deltaw_engine::ops::kernelized::{Competition, Kernel, Values};
+use deltaw_engine::ops::random_basis::{Bases, RandomBasis};
+use deltaw_engine::ops::triangular::Core;
 use deltaw_engine::prelude::*;
 use deltaw_kernels::patches::{Kind, Patches};
 
@@ -330,22 +333,95 @@ pub fn families(device: &Device, tokens: usize) -> Result<Vec<Subject>> {
             }),
         );
     }
-    {
-        let (x, w) = (x.trained(), tensor_on(&[3072, 768], 9, device)?);
-        let (a, b) = (
-            tensor_on(&[8, 768], 10, device)?.trained(),
-            tensor_on(&[3072, 8], 11, device)?.trained(),
-        );
-        let thin = 4 * t * 8 * (768 + 3072) * 2;
-        add(
-            format!("low-rank linear and its gradient {t}x3072x768, r = 8"),
-            4 * t * 3072 * 768 + thin,
-            4 * (4 * t * (768 + 3072) + 2 * 3072 * 768),
-            Box::new(move || {
-                backward(&low_rank_linear(&x, &w, None, &a, &b, None, 2.0)?.sum_all()?).map(drop)
-            }),
-        );
-    }
+    all.extend(updates(device, tokens)?);
+    Ok(all)
+}
+
+/// A linear of x, W and an update's parameters.
+type Updated = Box<dyn Fn(&Tensor, &Tensor, &[Tensor]) -> Result<Tensor>>;
+
+const SNELL: KernelizedSparse = KernelizedSparse {
+    heads: 2,
+    kernel: Kernel::Distance { scale: 0.1 },
+    competition: Competition::Quantile(0.9),
+    values: Values::Soft,
+};
+
+const RANDLORA: RandomBasis = RandomBasis {
+    rank: 32,
+    scale: 0.5,
+    seed: 1,
+    bases: Bases::Uniform,
+    distinct: usize::MAX,
+};
+
+/// Frozen linears with an update of each family, and their gradients: at least W is read twice, and parameters with their gradients.
+fn updates(device: &Device, tokens: usize) -> Result<Vec<Subject>> {
+    const N: usize = 768;
+    let x = tensor_on(&[tokens, N], 1, device)?.trained();
+    let mut all = Vec::new();
+    // `flops` but for the products with x and dy.
+    let mut add = |name: &str, m: usize, shapes: &[&[usize]], flops: usize, update: Updated| {
+        let (x, w) = (x.clone(), tensor_on(&[m, N], 9, device)?);
+        let params: Vec<Tensor> = (shapes.iter().zip(10..))
+            .map(|(shape, seed)| Ok(tensor_on(shape, seed, device)?.trained()))
+            .collect::<Result<_>>()?;
+        let trained: usize = params.iter().map(Tensor::len).sum();
+        let numbers = 4 * tokens * (m + N) + 2 * m * N + 3 * trained;
+        let (method, setting) = name.split_once(", ").unwrap_or((name, ""));
+        all.push(Subject {
+            name: format!("{method} linear and its gradient {tokens}x{m}x{N}, {setting}"),
+            flops: (4 * tokens * m * N + flops) as u64,
+            bytes: 4 * numbers as u64,
+            run: Box::new(move || backward(&update(&x, &w, &params)?.sum_all()?).map(drop)),
+        });
+        Ok::<(), Error>(())
+    };
+    let thin = |m: usize, r: usize| 8 * tokens * r * (m + N);
+    // G, of what does not factor.
+    let gradient = 2 * tokens * N * N;
+    add(
+        "low-rank, r = 8",
+        3072,
+        &[&[8, N], &[3072, 8]],
+        thin(3072, 8),
+        Box::new(|x, w, p| low_rank_linear(x, w, None, &p[0], &p[1], None, 2.0)),
+    )?;
+    let core = Core::new(&[8, 16, 24, 32, 40, 48, 56, 64])?;
+    let entries = core.entries();
+    add(
+        "triangular, r = 64",
+        N,
+        &[&[64, N], &[N, 64], &[entries], &[entries]],
+        thin(N, 64) + 6 * N * 64 * 64,
+        Box::new(move |x, w, p| {
+            let a = triangular_matmul(&core, Some(&p[2]), Some(&p[3]), &p[0])?;
+            low_rank_linear(x, w, None, &a, &p[1], None, 2.0)
+        }),
+    )?;
+    add(
+        "block-affine, b = 64",
+        N,
+        &[&[N / 64, 64, 64]],
+        gradient + 6 * N * N * 64,
+        Box::new(|x, w, p| block_affine_linear(x, w, None, &p[0])),
+    )?;
+    // K is made four times for the threshold, twice for W + ΔW, once for its gradient.
+    add(
+        "kernelized-sparse, r = 2 x 8",
+        N,
+        &[&[2, N, 8], &[2, N, 8]],
+        gradient + (7 * 3 + 6) * N * N * 16,
+        Box::new(|x, w, p| kernelized_sparse_linear(x, w, None, (&p[0], &p[1]), SNELL)),
+    )?;
+    let terms = RANDLORA.terms(N, N);
+    add(
+        "random-basis, r = 32",
+        N,
+        &[&[32, terms], &[terms, N]],
+        gradient + 6 * N * N * N,
+        Box::new(|x, w, p| random_basis_linear(x, w, None, (&p[0], &p[1]), RANDLORA)),
+    )?;
     Ok(all)
 }
 

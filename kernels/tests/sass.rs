@@ -7,7 +7,10 @@ use std::fmt::Write as _;
 use common::committed::{PTXAS, compare, skip};
 use deltaw_kernels::attention::{self, Kind};
 use deltaw_kernels::gemm::{Loader, Tile, Type, Variant};
-use deltaw_kernels::registry;
+use deltaw_kernels::kernelized::{self, Values};
+use deltaw_kernels::random_basis::{self, Bases};
+use deltaw_kernels::template::Ptx;
+use deltaw_kernels::{block_affine, registry, triangular};
 use kernel_profile::{Block, Code, Disassembler, GPUS, Group, Loop};
 
 const TARGETS: [u32; 3] = [80, 90, 120];
@@ -264,4 +267,134 @@ fn attention_is_as_committed_and_better_than_tritons() {
     }
     compare("data/sass_attention.txt", &table);
     assert!(worse.is_empty(), "{worse:#?}");
+}
+
+/// A kernel that makes an update's rows or takes their gradients apart, and what a thread does for a tile.
+struct Producer {
+    name: String,
+    ptx: Ptx,
+    threads: usize,
+    /// Whether a block goes from tile to tile; else it has one.
+    walks: bool,
+    /// Multiply-adds of each loop of products.
+    products: usize,
+    /// Operations that the formula takes.
+    needed: usize,
+}
+
+/// κ of 16 numbers on 64 × 64 elements of f32, 4 × 4 a thread, of which half act.
+fn kernelized() -> impl Iterator<Item = Producer> {
+    const R: usize = 16;
+    let wanted = |v: &kernelized::Variant| {
+        let passes = matches!(v.kind, kernelized::Kind::Count | kernelized::Kind::Above);
+        let element = matches!(v.kind, kernelized::Kind::Produce(e) if e.bytes() < 4);
+        passes || v.values == Values::Soft && v.chunk == 4 && !element
+    };
+    kernelized::Variant::all().filter(wanted).map(|v| {
+        let apart = ["rbf", "distance"].iter().any(|k| v.name().contains(k));
+        let contracts = v.kind == kernelized::Kind::Contract;
+        Producer {
+            name: v.name(),
+            ptx: v.expand().unwrap(),
+            threads: v.threads(),
+            walks: matches!(v.kind, kernelized::Kind::Count | kernelized::Kind::Above),
+            products: 16 * R,
+            // K, and both factors' gradients; of differences each a subtraction more.
+            needed: 16 * R * if contracts { 3 } else { 1 } * if apart { 2 } else { 1 },
+        }
+    })
+}
+
+/// Blocks as large as their tile is wide.
+fn block_affine() -> impl Iterator<Item = Producer> {
+    let whole = block_affine::Variant::all().filter(|v| v.chunk == 4);
+    whole.map(|v| Producer {
+        name: v.name(),
+        ptx: v.expand().unwrap(),
+        threads: v.threads(),
+        walks: true,
+        products: 16 * v.side,
+        needed: 16 * v.side,
+    })
+}
+
+/// Four neighbours of a basis.
+fn random_basis() -> impl Iterator<Item = Producer> {
+    let whole = random_basis::Variant::all().filter(|v| v.chunk == 4 && v.bases == Bases::Uniform);
+    whole.map(|v| Producer {
+        name: v.name(),
+        ptx: v.expand().unwrap(),
+        threads: v.threads(),
+        walks: matches!(
+            v.kind,
+            random_basis::Kind::Gamma | random_basis::Kind::Lambda
+        ),
+        products: 0,
+        // Ten rounds of two wide products and two exclusive ors of three; of each number conversion, step and scale, and its use.
+        needed: 10 * 4
+            + 4 * match v.kind {
+                random_basis::Kind::Fill => 3,
+                random_basis::Kind::Scaled => 3 + 2,
+                random_basis::Kind::Gamma | random_basis::Kind::Lambda => 3 + 3,
+            },
+    })
+}
+
+/// 32 × 32 elements, four a thread.
+fn triangular() -> impl Iterator<Item = Producer> {
+    triangular::Kind::ALL.into_iter().map(|kind| Producer {
+        name: kind.name().into(),
+        ptx: kind.expand().unwrap(),
+        threads: kind.threads(),
+        walks: false,
+        products: 0,
+        // Two loads, their sum and a store; a load and two stores.
+        needed: 4 * match kind {
+            triangular::Kind::Unpack => 4,
+            triangular::Kind::Pack => 3,
+        },
+    })
+}
+
+impl Producer {
+    /// Instructions of a tile: of the loop over tiles or the whole kernel, loops of products within it as often as they turn.
+    fn instructions(&self, code: &Code) -> usize {
+        let walk = code.loops.iter().max_by_key(|l| l.instructions);
+        let walk = walk.filter(|_| self.walks);
+        let own = |l: &&Loop| l.innermost && l.useful() > 0 && walk.is_none_or(|w| w.holds(l));
+        // One turn of what the assembler has unrolled.
+        let turns = |l: &Loop| self.products.div_ceil(l.useful()).max(1);
+        let again = (code.loops.iter().filter(own)).map(|l| (turns(l) - 1) * l.instructions);
+        walk.map_or(code.instructions, |w| w.instructions) + again.sum::<usize>()
+    }
+}
+
+/// What a tile of each producer takes.
+#[test]
+fn producers_are_as_committed() {
+    let Some(tools) = tools() else { return };
+    let mut table = format!(
+        "# Kernels that make an update's rows and take their gradients apart, by ptxas {PTXAS}: instructions of a thread for a tile (kernelized: 64 x 64 from 16\n\
+         # numbers; block_affine: 4096 elements of blocks as wide as the tile; random_basis: four numbers; triangular: 32 x 32), through its loops, all\n\
+         # branches once; those that the formula needs, their share, registers, warps of those that a multiprocessor holds\n\
+         # kernel                                           sm  instructions  needed share registers occupancy\n"
+    );
+    let all = (kernelized().chain(block_affine()))
+        .chain(random_basis())
+        .chain(triangular());
+    for producer in all {
+        for sm in TARGETS {
+            let code = code(&tools, producer.ptx.text(), sm, producer.threads, 0);
+            let (instructions, needed) = (producer.instructions(&code), producer.needed);
+            writeln!(
+                table,
+                "{:48} {sm:4} {instructions:13} {needed:7} {:5.3} {}",
+                producer.name,
+                needed as f64 / instructions as f64,
+                row(&code, None).trim_end()
+            )
+            .unwrap();
+        }
+    }
+    compare("data/sass_producers.txt", &table);
 }

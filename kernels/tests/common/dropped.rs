@@ -68,7 +68,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// What all memory holds after it, and the bytes of global memory that went, the kernel's text exchanged for `text`.
+    /// What all memory holds after it, and the bytes that went to and from memory of each kind, the kernel's text exchanged for `text`.
     fn run(&self, text: &str) -> Result<Vec<u8>, String> {
         let gpu = Gpu::new(80);
         // Without an instruction a loop may have no end.
@@ -89,8 +89,10 @@ impl Case {
             all.extend(gpu.stream.clone_dtoh(slice).map_err(|e| format!("{e:?}"))?);
         }
         let launches = gpu.virtual_device().launches().expect("counters");
-        let moved: u64 = launches.iter().map(|l| l.counters.global.bytes).sum();
-        all.extend(moved.to_le_bytes());
+        for deltaw_emulator::Launch { counters, .. } in launches {
+            let moved = [counters.global, counters.shared, counters.atomic];
+            all.extend(moved.iter().flat_map(|kind| kind.bytes.to_le_bytes()));
+        }
         Ok(all)
     }
 }
