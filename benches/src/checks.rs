@@ -2,6 +2,7 @@
 
 use deltaw_engine::prelude::*;
 
+use crate::attention::{Case, Operands};
 use crate::compare::{U, excess, numbers, swept, tensor, values};
 use crate::product::{Product, TYPES};
 
@@ -344,6 +345,27 @@ fn products(device: &Device, all: &mut Vec<Outcome>) -> Result<()> {
     Ok(())
 }
 
+fn attentions(device: &Device, all: &mut Vec<Outcome>) {
+    for operands in &Operands::ALL {
+        for (d, causal) in [(32, false), (64, true), (128, true)] {
+            let case = Case {
+                batch: 2,
+                heads: 3,
+                tq: 200,
+                tk: 230,
+                d,
+                causal,
+                masked: !causal,
+                seed: 20,
+            };
+            all.push(Outcome {
+                name: format!("{} attention, heads of {d}", operands.name),
+                excess: case.excess(operands, device),
+            });
+        }
+    }
+}
+
 /// All checks of a device.
 ///
 /// # Errors
@@ -361,5 +383,8 @@ pub fn run(device: &Device) -> Result<Vec<Outcome>> {
         excess: adamw(device),
     });
     products(device, &mut all)?;
+    if device.as_cuda().is_some() {
+        attentions(device, &mut all);
+    }
     Ok(all)
 }

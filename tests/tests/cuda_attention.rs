@@ -3,13 +3,16 @@
 mod common;
 
 use common::{Case, case};
+use deltaw_benches::attention::{self, Operands};
+use deltaw_benches::compare::tensor_on;
+use deltaw_engine::prelude::*;
 use deltaw_tests::device_as_the_oracle;
-use deltaw_tests::gpu::gpu;
+use deltaw_tests::gpu::{Gpu, gpu};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngSeed};
+use proptest::test_runner::{Config, RngSeed, TestRunner};
 
 fn compare(case: &Case) {
-    let run = |x: &[deltaw_engine::prelude::Tensor]| {
+    let run = |x: &[Tensor]| {
         let y = case.run(x);
         Ok(y.unwrap_or_else(|e| gpu().fail(e)))
     };
@@ -69,4 +72,73 @@ fn over_several_tiles() {
             seed: 9,
         });
     }
+}
+
+fn by_type() -> impl Strategy<Value = (usize, attention::Case)> {
+    let size = || prop_oneof![1 => Just(1usize), 6 => 2..=150usize];
+    let sizes = (1..3usize, 1..3usize, size(), size(), widths());
+    (
+        0..Operands::ALL.len(),
+        sizes,
+        any::<[bool; 2]>(),
+        any::<u64>(),
+    )
+        .prop_map(
+            |(operands, (batch, heads, tq, tk, d), [causal, masked], seed)| {
+                let case = attention::Case {
+                    batch,
+                    heads,
+                    tq,
+                    tk,
+                    d,
+                    causal,
+                    masked,
+                    seed,
+                };
+                (operands, case)
+            },
+        )
+}
+
+/// The op on the tensor cores, whatever its operands are held in, beside the CPU's in f32. Heads of more than 128 are composed.
+#[test]
+fn the_tensor_cores_are_near_the_cpu() {
+    // Other tests' products stay exact on theirs.
+    let gpu = Gpu::new();
+    let config = Config {
+        cases: 30,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(1),
+        ..Config::default()
+    };
+    let near = |(operands, case): (usize, attention::Case)| {
+        let operands = &Operands::ALL[operands];
+        let excess = case.excess(operands, &gpu.device);
+        let excess = excess.unwrap_or_else(|e| gpu.fail(e));
+        prop_assert!(
+            excess <= 1.0,
+            "{} {case:?}: {excess} of what is allowed",
+            operands.name
+        );
+        Ok(())
+    };
+    if let Err(e) = TestRunner::new(config).run(&by_type(), near) {
+        panic!("{e}");
+    }
+}
+
+/// With tf32 attention differs from the exact one, until it is no more asked for.
+#[test]
+fn tf32_is_asked_for() {
+    let gpu = Gpu::new();
+    let [q, k, v] = [1, 2, 3].map(|seed| tensor_on(&[1, 2, 40, 32], seed, &gpu.device).unwrap());
+    let run = || {
+        let o = attention(&q, &k, &v, &AttentionOptions::default())?;
+        o.contiguous()?.to_vec::<f32>()
+    };
+    let read = |o: Result<Vec<f32>>| o.unwrap_or_else(|e| gpu.fail(e));
+    let exact = read(run());
+    let cut = read(attention::on_tensor_cores(&gpu.device, run));
+    assert_eq!(read(run()), exact);
+    assert_ne!(cut, exact);
 }
