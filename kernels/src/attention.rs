@@ -21,16 +21,19 @@
 //! The plan: a block has a tile of queries (for dk and dv, of keys) and walks over tiles of the other side, whose copies
 //! (cp.async) overlap the products; tiles that causality hides are skipped. The weights go from one product to the next through a
 //! warp's own rows of shared memory, or on the tensor cores stay in the registers that the scores were summed in, which the next
-//! product reads as its left side; forward there has two stages of keys and values, and no test of what is hidden in tiles that are
-//! seen whole. dq and dk, dv are two kernels that make the probabilities again from lse, so that every sum has one owner and one
-//! order. dbias is a third, for its rarity: it walks over the heads that share the bias.
+//! product reads as its left side; there, but for dbias, the other side has two stages, a block's own rows stay in registers where
+//! there is room, and tiles that are seen whole are not searched for what is hidden. dq and dk, dv are two kernels that make the
+//! probabilities again from lse, so that every sum has one owner and one order. dbias is a third, for its rarity: it walks over the
+//! heads that share the bias.
 
+mod delta;
 mod lanes;
 mod launch;
 mod plan;
 
 use crate::gemm::Type;
-pub use plan::{Delta, Kind, Tile, Variant};
+pub use delta::Delta;
+pub use plan::{Kind, Tile, Variant};
 
 /// Where the heads of a tensor lie: element (b, h, t, j) lies b `batch` + h `head` + t `token` + j elements after `pointer`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

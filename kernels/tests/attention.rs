@@ -228,7 +228,8 @@ fn setups() -> Vec<Setup> {
     ]
 }
 
-/// The same on the tensor cores, whose chunks of 16-bit elements are of 8; forward factors below 0 and 0, and tiles that are seen whole.
+/// The same on the tensor cores, whose chunks of 16-bit elements are of 8; forward factors below 0 and 0 and tiles that are seen whole, and
+/// of queries that keys walk over so many tiles that both stages are used again.
 fn on_tensor_cores(setups: &[Setup], kind: Kind) -> Vec<Setup> {
     let wide = |setup: &Setup| Setup {
         d: if setup.d.is_multiple_of(4) {
@@ -238,20 +239,23 @@ fn on_tensor_cores(setups: &[Setup], kind: Kind) -> Vec<Setup> {
         },
         ..*setup
     };
-    let more = [
-        Setup {
-            tk: 200,
-            d: 24,
-            scale: -0.5,
-            ..PLAIN
-        },
-        Setup {
-            scale: 0.0,
-            causal: true,
-            ..PLAIN
-        },
-    ];
-    let more = more.into_iter().filter(|_| kind == Kind::Forward);
+    let more = match kind {
+        Kind::Forward => vec![
+            Setup {
+                tk: 200,
+                d: 24,
+                scale: -0.5,
+                ..PLAIN
+            },
+            Setup {
+                scale: 0.0,
+                causal: true,
+                ..PLAIN
+            },
+        ],
+        Kind::Keys => vec![Setup { tq: 140, ..PLAIN }],
+        _ => vec![],
+    };
     let all: Vec<Setup> = setups.iter().map(wide).chain(more).collect();
     let of = |operands| all.iter().map(move |setup| Setup { operands, ..*setup });
     of(Type::Bf16).chain(of(Type::Tf32)).collect()
@@ -290,13 +294,24 @@ const SPARE: &[(&str, &str)] = &[
     ("attention_tile.ptx: min.u32 %t0, %t0, %tq;", PAST),
     ("attention_fma.ptx: @!%more bra LAST_K;", UNUSED),
     ("attention_fma.ptx: @!%more bra LAST_V;", UNUSED),
+    ("attention_tile.ptx: add.s32 %t0, %m0, %off;", WHOLE),
+    (
+        "attention_tile.ptx: selp.b32 %t0, %t0, %tk, %causal;",
+        WHOLE,
+    ),
+    ("attention_tile.ptx: setp.ge.s32 %p, %n0, %turning;", WHOLE),
+    ("attention_tile.ptx: @%p bra SECOND;", WHOLE),
+    (
+        "attention_tile.ptx: setp.lt.and.s32 %p, %n0, %turning, %more;",
+        WHOLE,
+    ),
+    ("attention_tile.ptx: @%p bra FIRST;", WHOLE),
+    ("attention_tile.ptx: @!%more bra WALKED;", PAST),
     ("attention_mma.ptx: @!%more bra LAST_0;", UNUSED),
-    ("attention_mma.ptx: add.s32 %t0, %m0, %off;", WHOLE),
-    ("attention_mma.ptx: selp.b32 %t0, %t0, %tk, %causal;", WHOLE),
-    ("attention_mma.ptx: setp.lt.u32 %p, %n0, %whole_end;", WHOLE),
-    ("attention_mma.ptx: @%p bra WHOLE;", WHOLE),
-    ("attention_mma.ptx: setp.ge.u32 %p, %n0, %end;", PAST),
-    ("attention_mma.ptx: @%p bra WALKED;", PAST),
+    (
+        "attention_gradient.ptx: selp.b32 %turning, %turning, 0, %causal;",
+        WHOLE,
+    ),
     ("attention_gradient.ptx: @!%more bra LAST_0;", UNUSED),
     ("attention_gradient.ptx: @!%more bra LAST_1;", UNUSED),
     (

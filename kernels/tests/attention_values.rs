@@ -403,6 +403,7 @@ fn over_several_tiles() {
             (130, 260, 64, true),
             (260, 130, 32, true),
             (70, 300, 128, false),
+            (150, 150, 128, true),
         ] {
             let case = Case {
                 operands,

@@ -28,16 +28,6 @@ const FORWARD: Template = template!("attention.ptx", "function.ptx", "math.ptx")
 const GRADIENT: Template = template!("attention_gradient.ptx");
 const BIAS: Template = template!("attention_bias.ptx");
 
-const DELTA: Template = Template {
-    files: &[
-        (
-            "attention_delta.ptx",
-            include_str!("../../ptx/attention_delta.ptx"),
-        ),
-        ("element.ptx", include_str!("../../ptx/element.ptx")),
-    ],
-};
-
 /// Threads of a block.
 pub(super) const THREADS: usize = 128;
 
@@ -125,9 +115,10 @@ struct Values {
     copier: Copies,
     chunks: bool,
     biased: bool,
-    /// Whether scores become exponents where the largest is subtracted, and whether q stays in registers.
+    /// Whether scores become exponents where the largest is subtracted.
     folded: bool,
-    held: bool,
+    /// Fixed operands that stay in registers.
+    held: Vec<&'static str>,
     m: usize,
     n: usize,
     /// Rows and columns of a lane's scores.
@@ -166,13 +157,15 @@ struct Values {
 struct Shared {
     fixed: [usize; 2],
     moving: [usize; 2],
-    weights: usize,
     statistics: usize,
+    /// Bytes from a stage of the moving tiles to the next.
+    stage: usize,
+    weights: usize,
     end: usize,
 }
 
-/// Where the template finds the fields of its argument.
-fn offsets() -> crate::Offsets {
+/// Where the templates find the fields of their argument.
+pub(super) fn offsets() -> crate::Offsets {
     let mut at = crate::offsets!(Arguments: o dy mask lse delta bias bias_batch bias_head bias_query bias_key dbias heads tq tk d
         scale beta causal rows parts groups members group_step member_step bias_rows bias_cols);
     at.extend([
@@ -261,7 +254,8 @@ impl Variant {
             (Type::Bf16 | Type::F16, Kind::Forward, 64) if !self.biased => [4, 16],
             (Type::Tf32, Kind::Forward, 128) => [2, 8],
             (Type::Tf32, _, 128) => [2, 4],
-            (Type::Tf32, Kind::Keys, 64) if self.biased => [2, 8],
+            (Type::Tf32, Kind::Queries, 32) | (Type::Tf32, Kind::Keys, 64) => [2, 8],
+            (Type::Bf16 | Type::F16, Kind::Queries, 64 | 128) => [2, 8],
             (_, Kind::Keys, 128) => [2, 8],
             _ => [2, 16],
         }
@@ -271,7 +265,7 @@ impl Variant {
     fn registers(self) -> usize {
         match (self.operands, self.kind, self.width) {
             (Type::F32, Kind::Forward, _) | (Type::F32, Kind::Queries, 32) => 168,
-            (Type::F32, Kind::Keys, 32) if !self.biased => 168,
+            (Type::F32 | Type::Bf16 | Type::F16, Kind::Keys, 32) if !self.biased => 168,
             (Type::F32, ..) => 255,
             (_, Kind::Forward, 32) if !self.biased => 128,
             (Type::Bf16 | Type::F16, Kind::Forward, 64) if !self.biased => 232,
@@ -292,40 +286,64 @@ impl Variant {
         }
     }
 
-    /// Bytes of a row of an operand's tile, and of the weights.
+    /// Whether the fixed operands stay in registers, if there is room.
+    fn held(self) -> bool {
+        match (self.operands, self.kind, self.width) {
+            (Type::F32, ..) | (_, Kind::Bias, _) => false,
+            (_, Kind::Forward, _) => true,
+            (Type::Tf32, _, width) => width < 128,
+            (_, Kind::Queries, width) => width > 32,
+            (_, Kind::Keys, width) => width == 64,
+        }
+    }
+
+    /// Whether two operands, both fixed or both moving, share the rows of their tiles.
+    fn paired(self) -> bool {
+        self.tensor() && self.kind != Kind::Forward
+    }
+
+    /// Bytes of a row of operands' tiles, and of the weights.
     fn strides(self) -> [usize; 2] {
-        let Tile { n, .. } = self.tile();
-        [self.width * self.operands.bytes(), 4 * n].map(|bytes| bytes + PADDING)
+        let operands = if self.paired() { 2 } else { 1 };
+        let row = operands * self.width * self.operands.bytes();
+        [row, 4 * self.tile().n].map(|bytes| bytes + PADDING)
     }
 
     fn layout(self) -> Shared {
         let (Tile { m, n }, [row, weights]) = (self.tile(), self.strides());
-        if self.tensor() && self.kind == Kind::Forward {
-            // Two stages of two tiles; q's, which is no larger than a stage, is where the second will be.
-            let stage = 2 * n * row;
-            return Shared {
-                fixed: [stage; 2],
-                moving: [0, n * row],
-                weights: 2 * stage,
-                statistics: 2 * stage,
-                end: 2 * stage,
-            };
-        }
-        let second = if self.kind == Kind::Forward { 0 } else { m };
-        // Tensor cores' weights stay in registers.
-        let by_memory = !self.tensor() || self.kind == Kind::Bias;
-        let weights = if by_memory { m * weights } else { 0 };
-        let sizes = [m * row, second * row, n * row, n * row, weights, 8 * n];
-        let mut ends = [0; 7];
-        for (i, size) in sizes.into_iter().enumerate() {
-            ends[i + 1] = ends[i] + size;
-        }
-        let [first, second, third, fourth, weights, statistics, end] = ends;
+        // Of two operands' tiles: where the second begins after the first, and where both end.
+        let pair = |rows: usize| {
+            if self.paired() {
+                [self.width * self.operands.bytes(), rows * row]
+            } else {
+                [rows * row, 2 * rows * row]
+            }
+        };
+        let ([own_second, own], [second, moving]) = (pair(m), pair(n));
+        // Forward has one fixed operand.
+        let own = if self.kind == Kind::Forward {
+            own_second
+        } else {
+            own
+        };
+        let statistics = if self.kind == Kind::Keys { 8 * n } else { 0 };
+        let stage = moving + statistics;
+        let stages = 1 + usize::from(self.tensor() && self.kind != Kind::Bias);
+        // Fixed tiles that go to registers are where the second stage will be.
+        let (fixed, first) = if self.held() { (stage, 0) } else { (0, own) };
+        let tiles = (first + stages * stage).max(fixed + own);
+        // Tensor cores' weights stay in registers; the bias's sums come last, where the tiles were.
+        let (weights, end) = match self.kind {
+            Kind::Bias => (0, tiles.max(m * weights)),
+            _ if self.tensor() => (tiles, tiles),
+            _ => (tiles, tiles + m * weights),
+        };
         Shared {
-            fixed: [first, second],
-            moving: [third, fourth],
+            fixed: [fixed, fixed + own_second],
+            moving: [first, first + second],
+            statistics: first + moving,
+            stage,
             weights,
-            statistics,
             end,
         }
     }
@@ -404,7 +422,11 @@ impl Variant {
             chunks: self.chunks,
             biased: self.biased,
             folded: self.tensor() && self.kind == Kind::Forward && !self.biased,
-            held: self.tensor() && self.kind == Kind::Forward,
+            held: match self.kind {
+                _ if !self.held() => vec![],
+                Kind::Forward => vec![q.name],
+                _ => vec![rows0.name, rows1.name],
+            },
             m,
             n,
             r,
@@ -423,7 +445,7 @@ impl Variant {
             lanes_log2: lanes.ilog2(),
             row_step: THREADS / lanes,
             registers: self.registers(),
-            stage_bytes: 2 * n * stride,
+            stage_bytes: layout.stage,
             weights: layout.weights,
             statistics_at: layout.statistics,
             log2_e: std::f64::consts::LOG2_E,
@@ -446,51 +468,5 @@ impl Variant {
             Kind::Bias => BIAS,
         }
         .expand(values)
-    }
-}
-
-/// The kernel of δ, for dy in the operands' type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Delta(pub Type);
-
-impl Delta {
-    /// One of each text.
-    pub const ALL: [Delta; 3] = [Delta(Type::F32), Delta(Type::Bf16), Delta(Type::F16)];
-
-    /// dy's type in memory.
-    fn element(self) -> &'static str {
-        match self.0 {
-            Type::Tf32 => Type::F32.name(),
-            other => other.name(),
-        }
-    }
-
-    /// The kernel's name.
-    pub fn name(self) -> String {
-        match self.element() {
-            "f32" => "attention_delta".into(),
-            other => format!("attention_delta_{other}"),
-        }
-    }
-
-    /// The kernel's text.
-    ///
-    /// # Errors
-    /// [`KernelError::Template`].
-    pub fn expand(self) -> Result<Ptx, KernelError> {
-        #[derive(Serialize)]
-        struct Values {
-            name: String,
-            #[serde(rename = "type")]
-            operands: &'static str,
-            bytes: usize,
-            at: crate::Offsets,
-        }
-        DELTA.expand(Values {
-            name: self.name(),
-            operands: self.element(),
-            bytes: self.0.bytes(),
-            at: offsets(),
-        })
     }
 }
