@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::device::{Device, Storage};
+use crate::device::{Content, Device, Storage};
 use crate::dtype::{DType, Element, from_bytes};
 use crate::error::{Error, Result};
 use crate::layout::{Dims, Layout};
@@ -43,12 +43,12 @@ impl Tensor {
 
     /// Elements of arbitrary value: the caller writes them all.
     pub fn empty(shape: &[usize], dtype: DType, device: &Device) -> Result<Self> {
-        Self::alloc(shape, dtype, device, false)
+        Self::alloc(shape, dtype, device, Content::Arbitrary)
     }
 
     /// All 0.
     pub fn zeros(shape: &[usize], dtype: DType, device: &Device) -> Result<Self> {
-        Self::alloc(shape, dtype, device, true)
+        Self::alloc(shape, dtype, device, Content::Zeros)
     }
 
     /// All `value`.
@@ -71,7 +71,7 @@ impl Tensor {
     /// # Errors
     /// The count differs from the shape's.
     pub fn from_slice<T: Element>(values: &[T], shape: &[usize], device: &Device) -> Result<Self> {
-        let mut out = Self::empty(shape, T::DTYPE, device)?;
+        let mut out = Self::alloc(shape, T::DTYPE, device, Content::FromHost)?;
         if values.len() != out.len() {
             return Err(Error::shape(
                 "from_slice",
@@ -93,11 +93,11 @@ impl Tensor {
         Self::from_slice(&(0..n as u32).collect::<Vec<_>>(), &[n], device)
     }
 
-    fn alloc(shape: &[usize], dtype: DType, device: &Device, zeroed: bool) -> Result<Self> {
+    fn alloc(shape: &[usize], dtype: DType, device: &Device, content: Content) -> Result<Self> {
         let layout = Layout::contiguous(Dims::new(shape)?);
         let storage = device
             .backend()
-            .alloc(layout.shape.count(), dtype, zeroed)?;
+            .alloc(layout.shape.count(), dtype, content)?;
         Ok(Self::from_parts(
             Arc::new(storage),
             layout,
@@ -292,7 +292,7 @@ impl Tensor {
             self.dtype()
         };
         let bytes = self.device().backend().read(self, dtype)?;
-        let mut out = Self::empty(self.shape(), self.dtype(), device)?;
+        let mut out = Self::alloc(self.shape(), self.dtype(), device, Content::FromHost)?;
         device.backend().write(&mut out, dtype, &bytes)?;
         Ok(out)
     }

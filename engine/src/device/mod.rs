@@ -63,6 +63,17 @@ pub struct Gemm {
     pub beta: f32,
 }
 
+/// What new memory holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// Anything.
+    Arbitrary,
+    /// Zeros.
+    Zeros,
+    /// Anything, until host elements are written to it, which is the first that happens to it.
+    FromHost,
+}
+
 /// A distribution to draw from, addressed by a [`RandomKey`], row and column.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Distribution {
@@ -79,8 +90,8 @@ pub enum Distribution {
 pub trait Backend: Any + Send + Sync {
     /// `cpu`, `oracle`, `cuda`, ….
     fn name(&self) -> &'static str;
-    /// Memory for `len` elements, zeroed or arbitrary.
-    fn alloc(&self, len: usize, dtype: DType, zeroed: bool) -> Result<Storage>;
+    /// Memory for `len` elements.
+    fn alloc(&self, len: usize, dtype: DType, content: Content) -> Result<Storage>;
     /// Fills a contiguous tensor from host elements of type `dtype`.
     fn write(&self, dst: &mut Tensor, dtype: DType, bytes: &[u8]) -> Result<()>;
     /// What all of a tensor's indices are known to be below without reading them, if anything is.

@@ -1,7 +1,7 @@
 //! The oracle: every element is an f64, every op a plain loop in index order. Slow, small and easy to believe:
 //! what the other backends are tested against, and the proof that nothing above [`Backend`] knows its device.
 
-use crate::device::{Backend, Distribution, Gemm, Map, Reduce, Storage};
+use crate::device::{Backend, Content, Distribution, Gemm, Map, Reduce, Storage};
 use crate::dtype::{DType, Element, from_bytes, with_dtype};
 use crate::error::{Error, Result};
 use crate::layout::{Layout, for_each_run};
@@ -71,9 +71,13 @@ impl Backend for Oracle {
         "oracle"
     }
 
-    fn alloc(&self, len: usize, _: DType, zeroed: bool) -> Result<Storage> {
+    fn alloc(&self, len: usize, _: DType, content: Content) -> Result<Storage> {
         Ok(Storage(Box::new(vec![
-            if zeroed { 0.0 } else { f64::NAN };
+            if content == Content::Zeros {
+                0.0
+            } else {
+                f64::NAN
+            };
             len
         ])))
     }

@@ -1,7 +1,7 @@
 //! The CPU backend: primitives over [`crate::cpu`]'s kernels, on pooled memory.
 
 use crate::cpu::{select, threads};
-use crate::device::{Backend, Distribution, Gemm, Map, Reduce, Storage};
+use crate::device::{Backend, Content, Distribution, Gemm, Map, Reduce, Storage};
 use crate::dtype::{DType, Element, with_dtype};
 use crate::error::{Error, Result};
 use crate::ops::unary::Unary;
@@ -25,7 +25,7 @@ impl Backend for Cpu {
         "cpu"
     }
 
-    fn alloc(&self, len: usize, dtype: DType, zeroed: bool) -> Result<Storage> {
+    fn alloc(&self, len: usize, dtype: DType, content: Content) -> Result<Storage> {
         if dtype == DType::F64 {
             return Err(Error::DType {
                 op: "cpu",
@@ -43,7 +43,7 @@ impl Backend for Cpu {
                 format!("{len} elements of {dtype} do not fit in memory"),
             )
         })?;
-        Ok(Storage(Box::new(if zeroed {
+        Ok(Storage(Box::new(if content == Content::Zeros {
             PoolBuf::zeros(bytes)
         } else {
             PoolBuf::empty(bytes)

@@ -18,7 +18,7 @@ use deltaw_kernels::gemm::Type;
 use deltaw_kernels::philox::{self, Fill};
 use deltaw_kernels::select::{Kind, Select};
 
-use super::{Backend, Distribution, Gemm, Map, Reduce, Storage};
+use super::{Backend, Content, Distribution, Gemm, Map, Reduce, Storage};
 use crate::dtype::{DType, Element, from_bytes, with_dtype};
 use crate::error::{Error, Result};
 use crate::ops::unary::Unary;
@@ -121,14 +121,17 @@ impl Cuda {
                 "device {ordinal} has compute capability {major}.{minor}; the kernels need 8.0 (Ampere) or later"
             )));
         }
-        // SAFETY: one stream does all the work, so that its order is the only one there is.
+        // SAFETY: one stream does all the work, so that its order is the only one there is; the other waits for places in it and is
+        // waited for (`memory.rs`, `staging.rs`).
         unsafe { context.disable_event_tracking() };
         let stream = context.default_stream();
         Ok(Cuda {
             name,
             kernels: Kernels::new(&context).map_err(|e| refused(e.to_string()))?,
             pool: Arc::new(Pool::new(&stream)),
-            staging: Mutex::new(Staging::new(&stream)),
+            staging: Mutex::new(
+                Staging::new(&stream).map_err(driver(name, "making a stream for copies"))?,
+            ),
             tf32: AtomicBool::new(false),
             reads: AtomicUsize::new(0),
             stream,
@@ -268,7 +271,7 @@ impl Backend for Cuda {
         self.name
     }
 
-    fn alloc(&self, len: usize, dtype: DType, zeroed: bool) -> Result<Storage> {
+    fn alloc(&self, len: usize, dtype: DType, content: Content) -> Result<Storage> {
         if dtype == DType::F64 {
             return Err(Error::DType {
                 op: "alloc",
@@ -283,8 +286,12 @@ impl Backend for Cuda {
                 format!("{len} elements of {dtype} do not fit in memory"),
             )
         })?;
-        let block = Pool::take(&self.pool, bytes, &format!("{len} elements of {dtype}"))?;
-        if zeroed {
+        let what = format!("{len} elements of {dtype}");
+        let block = match content {
+            Content::FromHost => Pool::take_from_host(&self.pool, bytes, &what)?,
+            Content::Arbitrary | Content::Zeros => Pool::take(&self.pool, bytes, &what)?,
+        };
+        if content == Content::Zeros {
             block.zero()?;
         }
         Ok(Storage(Box::new(block)))
@@ -293,19 +300,20 @@ impl Backend for Cuda {
     fn write(&self, dst: &mut Tensor, dtype: DType, bytes: &[u8]) -> Result<()> {
         let to = self.address_mut("write", dst)?;
         let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let block = self.block("write", dst)?;
+        let free_from = block.first_write();
         if dtype == dst.dtype() {
-            let block = self.block("write", dst)?;
             if dtype == DType::U32 && block.is_all_of(dst) {
                 let most = from_bytes::<u32>(bytes).into_iter().max();
                 block.set_below(most.map(|i| u64::from(i) + 1));
             }
-            return staging.upload(to, bytes);
+            return staging.upload(to, bytes, free_from);
         }
         let converted: Vec<u8> = with_dtype!(dtype, S => with_dtype!(dst.dtype(), D => {
             let values = from_bytes::<S>(bytes).into_iter().map(|x| D::from_f64(x.to_f64()));
             bytemuck::cast_slice(&values.collect::<Vec<D>>()).to_vec()
         }));
-        staging.upload(to, &converted)
+        staging.upload(to, &converted, free_from)
     }
 
     fn read(&self, src: &Tensor, dtype: DType) -> Result<Vec<u8>> {

@@ -1,4 +1,5 @@
-//! Copies between host and device by way of pinned memory, from which the device reads by itself.
+//! Copies between host and device by way of pinned memory, from which the device reads by itself: what goes to new memory on a stream
+//! of its own, beside the work that was asked for before.
 
 use std::sync::Arc;
 
@@ -14,7 +15,9 @@ const PIECES: usize = 2;
 
 /// Pinned memory, made at its first use.
 pub(super) struct Staging {
+    /// Of all work.
     stream: Arc<CudaStream>,
+    copies: Arc<CudaStream>,
     pieces: Vec<Piece>,
     next: usize,
 }
@@ -26,12 +29,13 @@ struct Piece {
 }
 
 impl Staging {
-    pub fn new(stream: &Arc<CudaStream>) -> Self {
-        Staging {
+    pub fn new(stream: &Arc<CudaStream>) -> std::result::Result<Self, DriverError> {
+        Ok(Staging {
             stream: stream.clone(),
+            copies: stream.context().new_stream()?,
             pieces: vec![],
             next: 0,
-        }
+        })
     }
 
     /// The next piece, once the device has read it.
@@ -51,23 +55,30 @@ impl Staging {
         Ok(piece)
     }
 
-    /// Bytes to an address of device memory that has room for them. Returns before they are there: the stream waits.
-    pub fn upload(&mut self, to: u64, bytes: &[u8]) -> Result<()> {
-        let stream = self.stream.clone();
+    /// Bytes to an address of device memory that has room for them, which is `free_from` a place in the stream on or, without one,
+    /// wherever the stream is. Returns before they are there: the stream waits.
+    pub fn upload(&mut self, to: u64, bytes: &[u8], free_from: Option<&CudaEvent>) -> Result<()> {
+        let (stream, copies) = (self.stream.clone(), self.copies.clone());
         let mut send = |at: usize, part: &[u8]| {
             let piece = self.piece()?;
             let memory = &mut piece.memory.as_mut_slice()?[..part.len()];
             memory.copy_from_slice(part);
+            let by = free_from.map_or(&stream, |_| &copies);
             // SAFETY: the caller's room; the piece stays as it is until `used` has come past.
             unsafe {
-                result::memcpy_htod_async(to + at as u64, memory, stream.cu_stream())?;
+                result::memcpy_htod_async(to + at as u64, memory, by.cu_stream())?;
             }
-            piece.used.record(&stream)
+            piece.used.record(by)?;
+            match free_from {
+                Some(_) => stream.wait(&piece.used),
+                None => Ok(()),
+            }
         };
-        for (i, part) in bytes.chunks(PIECE).enumerate() {
-            send(i * PIECE, part).map_err(driver("write", "copying to the device"))?;
-        }
-        Ok(())
+        let begun = free_from.map_or(Ok(()), |place| copies.wait(place));
+        let mut parts = bytes.chunks(PIECE).enumerate();
+        begun
+            .and_then(|()| parts.try_for_each(|(i, part)| send(i * PIECE, part)))
+            .map_err(driver("write", "copying to the device"))
     }
 
     /// `count` bytes from an address of device memory, when all that was asked for before is done.
