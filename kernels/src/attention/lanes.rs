@@ -27,6 +27,8 @@ pub(super) struct Lanes {
     columns: usize,
     /// Where its columns are beyond its first, and the distances between neighbours.
     across: Vec<usize>,
+    /// How many of them are neighbours at a time.
+    beside: usize,
     hops: BTreeSet<usize>,
     /// The register of each row's and column's score.
     score: Vec<Vec<usize>>,
@@ -54,6 +56,7 @@ impl Lanes {
             row_log2: row.ilog2(),
             down: 32 / row,
             columns,
+            beside: if across[1] == 1 { 2 } else { 1 },
             hops: across.windows(2).map(|pair| pair[1] - pair[0]).collect(),
             across,
             score,
