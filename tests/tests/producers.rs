@@ -80,7 +80,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn random_bases(t in 0usize..4, m in 0usize..7, n in 0usize..7, r in 1usize..4, distinct in 1usize..4, sparse: bool, bias: bool, seed: u64) {
+    fn random_bases(t in 0usize..9, m in 0usize..7, n in 0usize..7, r in 1usize..4, distinct in 1usize..4, sparse: bool, bias: bool, seed: u64) {
         let update = random_basis(r, distinct, sparse);
         let shapes = vec![vec![t, n], vec![r, update.terms(m, n)], vec![update.terms(m, n), m.min(n)], vec![m]];
         check("random_basis", &|x| {
@@ -212,12 +212,14 @@ fn random_delta(update: RandomBasis, [m, n]: [usize; 2], lambda: &[f32], gamma: 
 }
 
 #[test]
-fn random_bases_over_several_panels() {
-    for ([m, n], rank, sparse) in [(LARGE, 90, false), ([450, 1300], 7, true)] {
+fn random_bases_over_several_panels_and_runs() {
+    // Few tokens go through the factors, over several runs of terms; many through W + ΔW.
+    let sizes = [(LARGE, 90, false), ([450, 1300], 7, true)];
+    for (([m, n], rank, sparse), t) in sizes.into_iter().flat_map(|s| [(s, 5), (s, 700)]) {
         let update = random_basis(rank, usize::MAX, sparse);
         let terms = update.terms(m, n);
-        let shapes = [vec![5, n], vec![rank, terms], vec![terms, m.min(n)]];
-        let units = random_basis_roundings(&update, [5, m, n]);
+        let shapes = [vec![t, n], vec![rank, terms], vec![terms, m.min(n)]];
+        let units = random_basis_roundings(&update, [t, m, n]);
         as_the_oracle("random_basis", &shapes, 3, units, |x| {
             let weight = weight(m, n, DType::F32, x[0].device())?;
             random_basis_linear(&x[0], &weight, None, (&x[1], &x[2]), update)

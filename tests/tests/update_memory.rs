@@ -9,8 +9,9 @@ use deltaw_engine::pool;
 use deltaw_engine::prelude::*;
 use deltaw_tests::gpu::{Gpu, tensor};
 
-/// Tokens, outputs and inputs. All sizes are such that the pools' classes, four to a power of two, hold them exactly.
+/// Tokens, few and many, outputs and inputs. All sizes are such that the pools' classes, four to a power of two, hold them exactly.
 const T: usize = 64;
+const MANY: usize = 384;
 const M: usize = 16_384;
 const N: usize = 128;
 /// r, b, and ranks at which a core's blocks end.
@@ -55,6 +56,19 @@ fn cases() -> Vec<Case> {
     // A panel of the updates that are made, in f32 and with W where it lies.
     let panel = 1 << 19;
     let terms = N / RANK;
+    // A run's factors, or B's numbers and U, beside the panel: of a panel of 4096 rows three terms. Sums of a product that is split are
+    // not counted.
+    let on_device = panel + 3 * RANK * (4096 + N);
+    let random_basis = || Case {
+        name: "",
+        x: linear,
+        weight,
+        params: vec![vec![RANK, terms], vec![terms, N]],
+        run: |x, w, p| random_basis_linear(x, w, None, (&p[0], &p[1]), BASES),
+        kept: 0,
+        scratch: [0; 2],
+        whole: M * N,
+    };
     let [core, small] = [CORE, SMALL].map(|ends| Core::new(&ends).unwrap());
     vec![
         Case {
@@ -98,16 +112,17 @@ fn cases() -> Vec<Case> {
             whole: M * N,
         },
         Case {
-            name: "random basis",
+            name: "random basis, few tokens",
             x: linear,
-            weight,
-            params: vec![vec![RANK, terms], vec![terms, N]],
-            run: |x, w, p| random_basis_linear(x, w, None, (&p[0], &p[1]), BASES),
-            kept: 0,
-            // A run's factors, or B's numbers and U, beside the panel: of a panel of 4096 rows three terms. Sums of a product that is
-            // split are not counted.
-            scratch: [panel, panel + 3 * RANK * (4096 + N)],
-            whole: M * N,
+            // A term's factors, what the tokens have of it, and U.
+            scratch: [RANK * (M + 2 * N + T), on_device],
+            ..random_basis()
+        },
+        Case {
+            name: "random basis, many tokens",
+            x: [MANY, N],
+            scratch: [panel, on_device],
+            ..random_basis()
         },
         Case {
             name: "block-affine",

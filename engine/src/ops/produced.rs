@@ -199,7 +199,7 @@ fn rows<'a>(w: &'a Tensor, rows: &Range<usize>, room: &'a mut Option<Tensor>) ->
     room.insert(copy).as_slice()
 }
 
-fn scratch(shape: &[usize], device: &Device) -> Result<Tensor> {
+pub(super) fn scratch(shape: &[usize], device: &Device) -> Result<Tensor> {
     tagged(Tag::Scratch, || Tensor::empty(shape, DType::F32, device))
 }
 

@@ -11,7 +11,8 @@
 //! The bases are numbers of Philox streams with mean 0 and variance 1, made where they are used and stored nowhere: (seed, row,
 //! column) gives each, so that a smaller layer has the leading part of a larger one's and one seed serves a whole model.
 //! Making ΔW costs `2·m·n·N·r ≈ 2·m·n·d` FLOPs a pass and `N·r·D` random numbers, whatever the number of tokens; scratch is a
-//! quarter of a million bytes, on CUDA a million ([`device`]), or one term's factors of a panel where they are larger.
+//! quarter of a million bytes, on CUDA a million ([`device`]), or one term's factors of a panel where they are larger. On the
+//! CPU few tokens go through the factors instead ([`thin`]).
 
 use std::ops::Range;
 
@@ -21,12 +22,16 @@ use crate::cpu::{simd, threads};
 use crate::device::{Device, Distribution};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::op::apply;
 use crate::ops::produced::{DeviceProducer, Panel, Producer, produced_linear};
 use crate::pool::with_scratch;
 use crate::random::{Purpose, RandomKey};
 use crate::tensor::Tensor;
 
 mod device;
+mod thin;
+
+use thin::Thin;
 
 /// How the bases are distributed, always with mean 0 and variance 1.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -403,6 +408,17 @@ pub fn random_basis_linear(
     (lambda, gamma): (&Tensor, &Tensor),
     update: RandomBasis,
 ) -> Result<Tensor> {
+    if let &[m, n] = weight.shape()
+        && x.device().is_cpu()
+        && !weight.requires_grad()
+        && update.is_thin(x.rows(), m, n)
+    {
+        update.check(m, n, &[lambda, gamma])?;
+        let has_bias = bias.is_some();
+        let inputs = [Some(x), Some(weight), Some(lambda), Some(gamma), bias];
+        let inputs: Vec<&Tensor> = inputs.into_iter().flatten().collect();
+        return apply(Thin { update, has_bias }, &inputs);
+    }
     produced_linear(update, x, weight, bias, &[lambda, gamma])
 }
 
