@@ -80,7 +80,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn random_bases(t in 0usize..9, m in 0usize..7, n in 0usize..7, r in 1usize..4, distinct in 1usize..4, sparse: bool, bias: bool, seed: u64) {
+    fn random_bases(t in 0usize..16, m in 0usize..7, n in 0usize..7, r in 1usize..4, distinct in 1usize..4, sparse: bool, bias: bool, seed: u64) {
         let update = random_basis(r, distinct, sparse);
         let shapes = vec![vec![t, n], vec![r, update.terms(m, n)], vec![update.terms(m, n), m.min(n)], vec![m]];
         check("random_basis", &|x| {
@@ -213,9 +213,13 @@ fn random_delta(update: RandomBasis, [m, n]: [usize; 2], lambda: &[f32], gamma: 
 
 #[test]
 fn random_bases_over_several_panels_and_runs() {
-    // Few tokens go through the factors, over several runs of terms; many through W + ΔW.
-    let sizes = [(LARGE, 90, false), ([450, 1300], 7, true)];
-    for (([m, n], rank, sparse), t) in sizes.into_iter().flat_map(|s| [(s, 5), (s, 700)]) {
+    // Few tokens go through the factors, over several runs of terms; many through W + ΔW, over several panels.
+    for ([t, m, n], rank, sparse) in [
+        ([5, LARGE[0], LARGE[1]], 90, false),
+        ([5, 450, 1300], 7, true),
+        ([1100, 770, 700], 90, false),
+        ([1100, 700, 770], 90, true),
+    ] {
         let update = random_basis(rank, usize::MAX, sparse);
         let terms = update.terms(m, n);
         let shapes = [vec![t, n], vec![rank, terms], vec![terms, m.min(n)]];

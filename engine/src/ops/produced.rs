@@ -92,6 +92,17 @@ pub trait Producer: Send + Sync + 'static {
         grads: &mut [&mut [f32]],
     );
 
+    /// The whole linear by factors of ΔW that are never multiplied, if there are such and x has so few rows that they are cheaper.
+    fn factored(
+        &self,
+        _x: &Tensor,
+        _weight: &Tensor,
+        _bias: Option<&Tensor>,
+        _params: &[&Tensor],
+    ) -> Option<Result<Tensor>> {
+        None
+    }
+
     /// The form on CUDA devices, if it has one; else ΔW is made whole there.
     fn on_device(&self) -> Option<&dyn DeviceProducer> {
         None
@@ -427,6 +438,9 @@ pub fn produced_linear<P: Producer>(
         return Err(Error::Invalid(format!(
             "{name}: W is trained; add the update's dense form to it instead"
         )));
+    }
+    if let Some(y) = producer.factored(x, weight, bias, params) {
+        return y;
     }
     let op = Produced {
         producer,

@@ -392,6 +392,25 @@ impl Producer for RandomBasis {
         }
     }
 
+    fn factored(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        params: &[&Tensor],
+    ) -> Option<Result<Tensor>> {
+        let (m, n) = (weight.shape()[0], weight.shape()[1]);
+        if !x.device().is_cpu() || !self.is_thin(x.rows(), m, n) {
+            return None;
+        }
+        let op = Thin {
+            update: *self,
+            has_bias: bias.is_some(),
+        };
+        let inputs = [x, weight].into_iter().chain(params.iter().copied());
+        Some(apply(op, &inputs.chain(bias).collect::<Vec<_>>()))
+    }
+
     fn on_device(&self) -> Option<&dyn DeviceProducer> {
         Some(self)
     }
@@ -408,17 +427,6 @@ pub fn random_basis_linear(
     (lambda, gamma): (&Tensor, &Tensor),
     update: RandomBasis,
 ) -> Result<Tensor> {
-    if let &[m, n] = weight.shape()
-        && x.device().is_cpu()
-        && !weight.requires_grad()
-        && update.is_thin(x.rows(), m, n)
-    {
-        update.check(m, n, &[lambda, gamma])?;
-        let has_bias = bias.is_some();
-        let inputs = [Some(x), Some(weight), Some(lambda), Some(gamma), bias];
-        let inputs: Vec<&Tensor> = inputs.into_iter().flatten().collect();
-        return apply(Thin { update, has_bias }, &inputs);
-    }
     produced_linear(update, x, weight, bias, &[lambda, gamma])
 }
 
