@@ -316,35 +316,33 @@ pub fn families(device: &Device, tokens: usize) -> Result<Vec<Subject>> {
         let flops = 4 * (sequences * 12 * 128 * 128 * 64) as u64;
         let bytes = 4 * 4 * (sequences * 12 * 128 * 64) as u64;
         let name = format!("{sequences} sequences of 128, 12 heads of 64");
-        for operands in device.as_cuda().map_or(&[][..], |_| &Operands::ALL) {
-            let [a, b, c] = [&q, &k, &v].map(|x| x.converted(operands.dtype));
-            let (a, b, c, device) = (a?, b?, c?, device.clone());
-            let size = operands.dtype.size() as u64;
-            add(
-                format!("attention, {name}, {}", operands.name),
-                flops,
-                bytes / 16 * (3 * size + 4),
-                Box::new(move || {
-                    let whole = AttentionOptions::default();
-                    on_tensor_cores(&device, || attention(&a, &b, &c, &whole).map(drop))
-                }),
-            );
-        }
-        {
-            let (q, k, v, device) = (q.clone(), k.clone(), v.clone(), device.clone());
-            if device.as_cuda().is_some() {
+        if device.as_cuda().is_some() {
+            for operands in &Operands::ALL {
+                let [a, b, c] = [&q, &k, &v].map(|x| x.converted(operands.dtype));
+                let (a, b, c, device) = (a?, b?, c?, device.clone());
+                let size = operands.dtype.size() as u64;
                 add(
-                    format!("attention and its gradient, {name}, tf32"),
-                    flops / 2 * 7,
-                    3 * bytes,
+                    format!("attention, {name}, {}", operands.name),
+                    flops,
+                    bytes / 16 * (3 * size + 4),
                     Box::new(move || {
-                        on_tensor_cores(&device, || {
-                            let y = attention(&q, &k, &v, &AttentionOptions::default())?;
-                            backward(&y.sum_all()?).map(drop)
-                        })
+                        let whole = AttentionOptions::default();
+                        on_tensor_cores(&device, || attention(&a, &b, &c, &whole).map(drop))
                     }),
                 );
             }
+            let (q, k, v, device) = (q.clone(), k.clone(), v.clone(), device.clone());
+            add(
+                format!("attention and its gradient, {name}, tf32"),
+                flops / 2 * 7,
+                3 * bytes,
+                Box::new(move || {
+                    on_tensor_cores(&device, || {
+                        let y = attention(&q, &k, &v, &AttentionOptions::default())?;
+                        backward(&y.sum_all()?).map(drop)
+                    })
+                }),
+            );
         }
         let whole = AttentionOptions::default();
         let (a, b, c) = (q.detach(), k.detach(), v.detach());

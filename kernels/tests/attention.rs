@@ -408,8 +408,8 @@ fn of_delta() {
     all_are_needed(&["attention_delta.ptx"], &cases, SPARE);
 }
 
-/// On whole tiles bytes are the formula's to the byte and their sectors the fewest to a twentieth, no lanes meet in a bank of shared memory, and the FLOPs beside the products'
-/// are those of the exponentials and of the fading sums: some 8 a score, of 4 D at least.
+/// On whole tiles bytes are the formula's to the byte and their sectors the fewest to a twentieth, no lanes meet in a bank of shared
+/// memory, and the FLOPs beside the products' are those of the exponentials and of the fading sums: some 8 a score, of 4 D at least.
 #[test]
 fn whole_tiles_do_what_the_formulas_say() {
     for operands in [Type::F32, Type::Tf32, Type::Bf16] {

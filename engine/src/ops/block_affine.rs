@@ -26,12 +26,6 @@ pub struct BlockAffine {
     pub block: usize,
 }
 
-/// `C += A·B` on strided rows.
-const ADD: Scale = Scale {
-    alpha: 1.0,
-    beta: 1.0,
-};
-
 impl BlockAffine {
     /// Runs of whole blocks in `rows` rows of `n`: (how many, elements between them, blocks in each).
     fn runs(self, rows: usize, n: usize) -> (usize, usize, usize) {
@@ -56,7 +50,7 @@ impl BlockAffine {
                     n: b,
                     k: b,
                 },
-                ADD,
+                Scale::ADD,
                 (&weight[at..], square),
                 (r, square),
                 (&mut out[at..], b),
@@ -70,7 +64,7 @@ impl BlockAffine {
                     n: ragged,
                     k: ragged,
                 },
-                ADD,
+                Scale::ADD,
                 (&weight[start..], Strides::row_major(n)),
                 (r, square),
                 (&mut out[start..], n),
@@ -96,7 +90,7 @@ impl BlockAffine {
                     n: b,
                     k: blocks,
                 },
-                ADD,
+                Scale::ADD,
                 (&weight[at..], turned),
                 (&g[at..], square),
                 (&mut *dr, b),
@@ -110,7 +104,7 @@ impl BlockAffine {
                     n: ragged,
                     k: rows,
                 },
-                ADD,
+                Scale::ADD,
                 (&weight[start..], Strides::transposed(n)),
                 (&g[start..], Strides::row_major(n)),
                 (&mut *dr, b),

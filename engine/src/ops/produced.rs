@@ -263,7 +263,7 @@ impl<P: Producer> Op for Produced<P> {
                     n: count,
                     k: size.n,
                 },
-                PLAIN,
+                Scale::PLAIN,
                 (x.as_slice()?, Strides::row_major(size.n)),
                 (made, Strides::transposed(size.n)),
                 extra,
@@ -350,7 +350,7 @@ impl<P: Producer> Op for Produced<P> {
                 let g = g.as_mut_slice::<f32>()?;
                 gemm(
                     dims,
-                    PLAIN,
+                    Scale::PLAIN,
                     (dy, Strides::transposed(size.m)),
                     (x, Strides::row_major(size.n)),
                     (&mut *g, size.n),
@@ -363,11 +363,6 @@ impl<P: Producer> Op for Produced<P> {
         Ok(())
     }
 }
-
-const PLAIN: Scale = Scale {
-    alpha: 1.0,
-    beta: 0.0,
-};
 
 fn tail(slice: &mut [f32], first: usize) -> &mut [f32] {
     let first = first.min(slice.len());

@@ -82,11 +82,6 @@ const NAME: &str = "random_basis";
 const ROOM: usize = 1 << 16;
 /// Numbers that make a piece of parallel work.
 const GRAIN: usize = 1 << 12;
-const ADD: Scale = Scale {
-    alpha: 1.0,
-    beta: 1.0,
-};
-
 /// Sizes of a layer, and A.
 pub struct Prepared {
     tall: bool,
@@ -351,7 +346,7 @@ impl Producer for RandomBasis {
                         (&*b, Strides::transposed(k)),
                     )
                 };
-                gemm(dims, ADD, left, right, (&mut *out, n));
+                gemm(dims, Scale::ADD, left, right, (&mut *out, n));
             });
         }
     }

@@ -205,13 +205,7 @@ fn contract(
     mut lower: Option<&mut [f32]>,
     mut upper: Option<&mut [f32]>,
 ) {
-    let (r, plain) = (
-        core.rank(),
-        Scale {
-            alpha: 1.0,
-            beta: 0.0,
-        },
-    );
+    let r = core.rank();
     let mut panel = vec![0.0; PANEL.min(r) * r];
     for (rows, columns) in core.panels(PANEL, [lower.is_some(), upper.is_some()]) {
         let wide = columns.len();
@@ -222,7 +216,7 @@ fn contract(
         };
         let left = (&dy[rows.start * n..], Strides::row_major(n));
         let right = (&x[columns.start * n..], Strides::transposed(n));
-        gemm(dims, plain, left, right, (&mut panel, wide));
+        gemm(dims, Scale::PLAIN, left, right, (&mut panel, wide));
         for (p, dc) in rows.zip(panel.chunks_exact(wide.max(1))) {
             if let Some(lower) = &mut lower {
                 let end = core.ends[p];

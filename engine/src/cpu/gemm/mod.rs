@@ -79,6 +79,19 @@ pub struct Scale {
     pub beta: f32,
 }
 
+impl Scale {
+    /// `C = A·B`.
+    pub const PLAIN: Scale = Scale {
+        alpha: 1.0,
+        beta: 0.0,
+    };
+    /// `C += A·B`.
+    pub const ADD: Scale = Scale {
+        alpha: 1.0,
+        beta: 1.0,
+    };
+}
+
 /// A storage type of B: f32, or 16 bits that are widened exactly.
 pub trait Operand: Copy + Send + Sync + 'static {
     /// The value as f32, exactly.

@@ -12,7 +12,7 @@
 
 use std::ops::Range;
 
-use super::{ADD, NAME, Prepared, RandomBasis};
+use super::{NAME, Prepared, RandomBasis};
 use crate::cpu::gemm::{Dims, Extra, Layout as Strides, Scale, gemm};
 use crate::device::{Device, product_with};
 use crate::dtype::DType;
@@ -26,11 +26,6 @@ use crate::tensor::Tensor;
 
 /// Numbers of a run: its factors, what tokens have of it, and U.
 const ROOM: usize = 1 << 19;
-
-const PLAIN: Scale = Scale {
-    alpha: 1.0,
-    beta: 0.0,
-};
 
 impl RandomBasis {
     /// Whether forward and backward are faster by the factors than by way of ΔW.
@@ -176,8 +171,8 @@ impl Op for Thin {
             } else {
                 (h, k)
             };
-            rows_by([tokens, n, k], PLAIN, (rows, n), up, (&mut *h, step));
-            rows_by([tokens, k, m], ADD, (h, step), down, (&mut *out, m));
+            rows_by([tokens, n, k], Scale::PLAIN, (rows, n), up, (&mut *h, step));
+            rows_by([tokens, k, m], Scale::ADD, (h, step), down, (&mut *out, m));
         })?;
         if trains {
             f.save(0, &x);
@@ -224,9 +219,9 @@ impl Op for Thin {
         let mut pass = |mut dx: Option<&mut [f32]>| {
             self.each_run(&prepared, params, [tokens, m, n], |factors, dh, u| {
                 let (k, [up, down]) = (factors.k, factors.chain(!prepared.tall));
-                rows_by([tokens, m, k], PLAIN, (out, m), up, (&mut *dh, k));
+                rows_by([tokens, m, k], Scale::PLAIN, (out, m), up, (&mut *dh, k));
                 if let Some(dx) = dx.as_deref_mut() {
-                    rows_by([tokens, k, n], ADD, (dh, k), down, (dx, n));
+                    rows_by([tokens, k, n], Scale::ADD, (dh, k), down, (dx, n));
                 }
                 let Some(x) = x else { return };
                 // U of the k numbers on the larger side's way and the rows on the smaller side's.
