@@ -1,11 +1,11 @@
 //! Matrix products on the CPU: C = α·A·B + β·C with any strides, batched.
 //!
-//! After Goto & van de Geijn (2008): B is packed into panels once a call, in slabs that all threads share; a thread takes a
-//! block of C, and register tiles of it run along blocks of k (`pack.rs`, `tile.rs`). Products with a short side have kernels of
-//! their own (`thin.rs`). All of it is written over a vector type and compiled for each instruction-set path (`lanes.rs`).
+//! After Goto & van de Geijn (2008): B is packed into panels once a call, in slabs; a thread takes a block of C, and register
+//! tiles of it run along blocks of k (`packed.rs`, `pack.rs`, `tile.rs`). Products with a short side have kernels of their own
+//! (`thin.rs`). All of it is written over a vector type and compiled for each instruction-set path (`lanes.rs`).
 //!
-//! An element's sum runs along k in blocks whose length depends on k alone, and pieces depend on the sizes alone, so that the
-//! bits do not depend on the number of threads. `|error| ≤ γ_{k+2}·(|α|·Σ|a||b| + |β·c|)` with γ_n = n·u/(1 − n·u), u = 2⁻²⁴,
+//! An element's sum runs along k in blocks whose length depends on k alone, whoever takes it, so that the bits do not depend on
+//! the number of threads. `|error| ≤ γ_{k+2}·(|α|·Σ|a||b| + |β·c|)` with γ_n = n·u/(1 − n·u), u = 2⁻²⁴,
 //! whatever the order of summation: each term meets one rounding as a product, at most k − 1 in sums, one by α and one with β·C.
 
 use half::{bf16, f16};

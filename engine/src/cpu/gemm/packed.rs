@@ -1,4 +1,5 @@
-//! The general product: slabs of packed B, and blocks of C that threads take.
+//! The general product: slabs of packed B, and blocks of C that threads take. Where there are small slabs enough, a thread packs
+//! one, which stays in its own cache, and takes all rows over it; else all threads pack a large one and share it.
 
 use std::ops::Range;
 
@@ -7,17 +8,23 @@ use super::pack::{self, Panel};
 use super::scratch::{self, Kind};
 use super::tile::{Columns, Epilogue, Rows, product, store};
 use super::{Beside, Dims, Job, Layout, Operand, PIECE, ROWS, Scale, Term};
-use crate::cpu::threads::{self, Disjoint};
+use crate::cpu::threads;
 
 /// Terms of a sum that a tile takes before it goes to C: a panel's part of B then stays near.
 const DEPTH: usize = 320;
-/// Elements of a slab of packed B: 2 MiB.
-const SLAB: usize = 1 << 19;
+/// Elements of a slab of packed B that all threads share: 2 MiB.
+const SHARED: usize = 1 << 19;
+/// Elements of a slab of one thread: ½ MiB.
+const OWN: usize = 1 << 17;
+/// Slabs for each thread that keep all busy to the end.
+const SLABS: usize = 4;
+/// Rows of a block of C at most.
+const BLOCK: usize = 16 * ROWS;
 
 /// Columns of C over which a slab of B is packed, and what it takes.
 #[derive(Clone, Copy)]
 struct Slab {
-    packed: *const f32,
+    packed: *mut f32,
     /// The part of k that is packed: from, to.
     terms: (usize, usize),
     first: usize,
@@ -32,12 +39,37 @@ struct Slab {
     panels: usize,
 }
 
-// SAFETY: the packed elements are only read while the slab is shared.
+// SAFETY: while the slab is shared, a packed element is written by one thread, and read by others after that.
 unsafe impl Sync for Slab {}
+
+/// How B is cut.
+struct Cut {
+    /// The part of k that is packed.
+    terms: Range<usize>,
+    /// Columns of a whole panel.
+    width: usize,
+    /// Elements of a panel.
+    panel: usize,
+}
+
+impl Cut {
+    /// Columns of a slab of that many elements, a panel at least.
+    fn columns(&self, elements: usize) -> usize {
+        (elements / self.panel.max(1)).max(1) * self.width
+    }
+}
+
+/// What B's panels are made of.
+struct Source<'a, B> {
+    b: &'a [B],
+    layout: Layout,
+    term: Option<Term<'a>>,
+}
 
 impl Job<'_> {
     pub(super) fn packed<B: Operand>(&self, b: &[B], layout: Layout, term: Option<Term>) {
-        let (Dims { n, k, .. }, width) = (self.dims, tile_width(self.isa));
+        let (Dims { m, n, k }, width) = (self.dims, tile_width(self.isa));
+        let source = Source { b, layout, term };
         // Where A is packed, so is one block along k at a time of both, lest either be walked across many pages at once.
         let span = if self.packs_rows() {
             depth(k)
@@ -47,62 +79,98 @@ impl Job<'_> {
         for start in (0..k.max(1)).step_by(span) {
             let terms = start..(start + span).min(k);
             let panel = (terms.len() + term.map_or(0, |t| t.rank)) * width;
-            let most = (SLAB / panel.max(1)).max(1) * width;
-            // A B without columns is a slab too, for what is beside it.
-            for first in (0..n.max(1)).step_by(most) {
-                let columns = most.min(n - first);
-                let own = columns.div_ceil(width);
-                let beside = self.beside.filter(|_| first + columns == n);
-                let panels = own + beside.map_or(0, |beside| beside.n.div_ceil(width));
-                scratch::with(Kind::Columns, panels * panel, |packed| {
-                    let target = Disjoint::new(packed);
-                    threads::par_chunks(panels, (PIECE / 8 / panel.max(1)).max(1), |range| {
-                        for i in range {
-                            // SAFETY: each panel is taken once.
-                            let panel =
-                                unsafe { target.slice(i * panel..(i + 1) * panel).as_mut_ptr() };
-                            match beside.filter(|_| i >= own) {
-                                Some(Beside { right, n, .. }) => {
-                                    let (first, terms) = ((i - own) * width, terms.clone());
-                                    let part = Panel {
-                                        b: right.0,
-                                        layout: right.1,
-                                        terms,
-                                        first,
-                                        columns: width.min(n - first),
-                                        term: None,
-                                        panel,
-                                    };
-                                    // SAFETY: S was checked against its layout.
-                                    unsafe { run(self.isa, &part) };
-                                }
-                                None => {
-                                    let part = Panel {
-                                        b,
-                                        layout,
-                                        terms: terms.clone(),
-                                        first: first + i * width,
-                                        columns: width.min(columns - i * width),
-                                        term,
-                                        panel,
-                                    };
-                                    // SAFETY: B was checked against its layout.
-                                    unsafe { run(self.isa, &part) };
-                                }
-                            }
+            let cut = Cut {
+                terms,
+                width,
+                panel,
+            };
+            let own = cut.columns(OWN);
+            if !self.packs_rows() && n.div_ceil(own) >= SLABS * threads::threads() {
+                threads::par_pieces(n.div_ceil(own), |i| {
+                    self.with_slab(&cut, i * own, own, |slab| {
+                        // SAFETY: the slab is this thread's.
+                        (0..slab.panels).for_each(|i| unsafe { self.pack(&source, &slab, i) });
+                        for row in (0..m).step_by(BLOCK) {
+                            self.block(slab, row..m.min(row + BLOCK), 0..slab.panels, None);
                         }
                     });
-                    self.slab(Slab {
-                        packed: target.as_ptr(),
-                        terms: (terms.start, terms.end),
+                });
+                continue;
+            }
+            let shared = cut.columns(SHARED);
+            // A B without columns is a slab too, for what is beside it.
+            for first in (0..n.max(1)).step_by(shared) {
+                self.with_slab(&cut, first, shared, |slab| {
+                    let grain = (PIECE / 8 / panel.max(1)).max(1);
+                    threads::par_chunks(slab.panels, grain, |range| {
+                        // SAFETY: each panel is taken once.
+                        range.for_each(|i| unsafe { self.pack(&source, &slab, i) });
+                    });
+                    self.slab(slab);
+                });
+            }
+        }
+    }
+
+    /// Lends a slab of `most` columns, or as many as are left, from `first` on; its panels are still to be packed.
+    fn with_slab(&self, cut: &Cut, first: usize, most: usize, f: impl FnOnce(Slab)) {
+        let (columns, width) = (most.min(self.dims.n - first), cut.width);
+        let own = columns.div_ceil(width);
+        let beside = self.beside.filter(|_| first + columns == self.dims.n);
+        let panels = own + beside.map_or(0, |beside| beside.n.div_ceil(width));
+        scratch::with(Kind::Columns, panels * cut.panel, |packed| {
+            f(Slab {
+                packed: packed.as_mut_ptr(),
+                terms: (cut.terms.start, cut.terms.end),
+                first,
+                columns,
+                width,
+                panel: cut.panel,
+                own,
+                panels,
+            });
+        });
+    }
+
+    /// Packs a panel of a slab.
+    ///
+    /// # Safety
+    /// The slab has room for it, which nobody else uses meanwhile.
+    unsafe fn pack<B: Operand>(&self, source: &Source<B>, slab: &Slab, i: usize) {
+        let Slab {
+            width, panel, own, ..
+        } = *slab;
+        let terms = slab.terms.0..slab.terms.1;
+        // SAFETY: the caller's; B and S were checked against their layouts.
+        unsafe {
+            let to = slab.packed.add(i * panel);
+            match self.beside.filter(|_| i >= own) {
+                Some(Beside { right, n, .. }) => {
+                    let first = (i - own) * width;
+                    let columns = width.min(n - first);
+                    let part = Panel {
+                        b: right.0,
+                        layout: right.1,
+                        terms,
                         first,
                         columns,
-                        width,
-                        panel,
-                        own,
-                        panels,
-                    });
-                });
+                        term: None,
+                        panel: to,
+                    };
+                    run(self.isa, &part);
+                }
+                None => {
+                    let part = Panel {
+                        b: source.b,
+                        layout: source.layout,
+                        terms,
+                        first: slab.first + i * width,
+                        columns: width.min(slab.columns - i * width),
+                        term: source.term,
+                        panel: to,
+                    };
+                    run(self.isa, &part);
+                }
             }
         }
     }
@@ -122,7 +190,7 @@ impl Job<'_> {
         let group = group.min(slab.own).max(1);
         let groups = slab.own.div_ceil(group).max(1);
         let work = |rows: usize| rows * group * slab.width * terms.max(1);
-        let mut rows = 16 * ROWS;
+        let mut rows = BLOCK;
         while rows > 2 * ROWS && m.div_ceil(rows) * groups < 16 && work(rows) > PIECE {
             rows /= 2;
         }
@@ -141,18 +209,30 @@ impl Job<'_> {
             let last = piece / blocks + 1 == groups;
             let group_end = if last { slab.panels } else { group_at + group };
             scratch::with(Kind::Rows, room, |packed| {
-                let block = Block {
-                    job: self,
-                    slab,
-                    rows: row..m.min(row + rows),
-                    panels: group_at..group_end,
-                    depth: depth(self.dims.k),
-                    packed: packs.then_some((packed.as_mut_ptr(), tile)),
-                };
-                // SAFETY: blocks of C do not overlap; the slices were checked; `packed` has room for the block's tiles.
-                unsafe { run(self.isa, &block) }
+                let packed = packs.then_some((packed.as_mut_ptr(), tile));
+                self.block(slab, row..m.min(row + rows), group_at..group_end, packed);
             });
         });
+    }
+
+    /// Some rows of C over some panels of a slab, which are packed, with room for the tiles of rows where these are packed.
+    fn block(
+        &self,
+        slab: Slab,
+        rows: Range<usize>,
+        panels: Range<usize>,
+        packed: Option<(*mut f32, usize)>,
+    ) {
+        let block = Block {
+            job: self,
+            slab,
+            rows,
+            panels,
+            depth: depth(self.dims.k),
+            packed,
+        };
+        // SAFETY: blocks of C do not overlap; the slices were checked; `packed` has room for the block's tiles.
+        unsafe { run(self.isa, &block) }
     }
 }
 

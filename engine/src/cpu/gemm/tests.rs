@@ -267,14 +267,15 @@ const SHAPES: [(Dims, [u8; 2]); 8] = [
 #[test]
 fn short_and_long_sides() {
     for (seed, (dims, kinds)) in SHAPES.into_iter().enumerate() {
-        for (beta, bias) in [(0.0, false), (1.0, true)] {
+        for (beta, bias, rank, beside) in [(0.0, false, 0, 0), (1.0, true, 0, 0), (1.0, true, 3, 5)]
+        {
             let case = Case {
                 dims,
                 kinds,
                 scale: Scale { alpha: 1.5, beta },
                 bias,
-                rank: 0,
-                beside: 0,
+                rank,
+                beside,
                 seed: seed as u32,
             };
             paths().for_each(|isa| check(case, isa, |x| x));
@@ -287,31 +288,45 @@ fn the_bits_do_not_depend_on_the_threads() {
     for (Dims { m, n, k }, kinds) in SHAPES {
         let (la, lb) = (layout(kinds[0], m, k), layout(kinds[1], k, n));
         let (a, b) = (numbers(la.extent(m, k), 1), numbers(lb.extent(k, n), 2));
-        let run = |count: usize, isa: Isa| {
+        let (bias, [left, right]) = (numbers(n, 3), [numbers(k * 3, 4), numbers(3 * n, 5)]);
+        let ls = layout(kinds[1], k, 5);
+        let s = numbers(ls.extent(k, 5), 6);
+        let run = |count: usize, isa: Isa, added: bool| {
             threads::set_threads(count);
-            let (mut c, scale) = (
-                vec![0.0; m * n],
-                Scale {
-                    alpha: 1.0,
-                    beta: 0.0,
-                },
-            );
+            let (mut c, mut d) = (vec![0.0; m * n], vec![0.0; m * 5]);
+            let out = Disjoint::new(&mut d);
+            let term = Term {
+                left: (&left, Layout::row_major(3)),
+                right: (&right, Layout::row_major(n)),
+                rank: 3,
+            };
+            let beside = Beside {
+                right: (&s, ls),
+                n: 5,
+                out: &out,
+            };
+            let extra = Extra {
+                bias: added.then_some(&bias),
+                term: added.then_some(term),
+                beside: added.then_some(beside),
+            };
             gemm_on(
                 isa,
                 Dims { m, n, k },
-                scale,
+                Scale::PLAIN,
                 (&a, la),
                 (&b, lb),
-                Extra::default(),
+                extra,
                 (&mut c, n),
             );
-            c.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+            c.iter().chain(&d).map(|x| x.to_bits()).collect::<Vec<_>>()
         };
-        for isa in paths() {
-            let one = run(1, isa);
+        // One of the shapes has slabs for one or two threads each, but not for three.
+        for (isa, added) in paths().flat_map(|isa| [(isa, false), (isa, true)]) {
+            let one = run(1, isa, added);
             assert!(
-                one == run(2, isa) && one == run(3, isa),
-                "{isa} {m} {n} {k}"
+                one == run(2, isa, added) && one == run(3, isa, added),
+                "{isa} {m} {n} {k}, {added}"
             );
         }
     }
