@@ -1,4 +1,4 @@
-//! Updates that are made a panel of rows at a time: gradients, panels, the exact threshold of a competition, the same bits with
+//! Updates that are made a panel at a time: gradients, panels, the exact threshold of a competition, the same bits with
 //! any number of threads.
 
 use deltaw_engine::linalg;
@@ -9,8 +9,8 @@ use deltaw_engine::prelude::*;
 use deltaw_tests::{as_the_oracle, check, numbers, roundings, same_bits_with_any_threads};
 use proptest::prelude::*;
 
-/// More elements than a panel has.
-const LARGE: [usize; 2] = [1300, 450];
+/// More elements than a panel has, for panels of rows and of columns.
+const LARGE: [[usize; 2]; 2] = [[1300, 450], [450, 1300]];
 
 /// A frozen W.
 fn weight(m: usize, n: usize, dtype: DType, device: &Device) -> Result<Tensor> {
@@ -166,11 +166,19 @@ proptest! {
     }
 }
 
-/// Several panels of rows, W in each type, with and without whole blocks.
+/// Several panels, W in each type, with and without whole blocks.
 #[test]
 fn over_several_panels() {
-    let [m, n] = LARGE;
-    for (block, dtype) in [(9, DType::F32), (50, DType::Bf16), (64, DType::F16)] {
+    LARGE.into_iter().for_each(several_panels);
+}
+
+fn several_panels([m, n]: [usize; 2]) {
+    for (block, dtype) in [
+        (9, DType::F32),
+        (50, DType::F32),
+        (50, DType::Bf16),
+        (64, DType::F16),
+    ] {
         let shapes = [vec![5, n], vec![m.div_ceil(block), block, block], vec![m]];
         // ΔW's elements sum `block` products and are at most block + 1; y and dx sum n and m of them, dR n·5.
         let largest = (block + 1) as f64;
@@ -215,7 +223,7 @@ fn random_delta(update: RandomBasis, [m, n]: [usize; 2], lambda: &[f32], gamma: 
 fn random_bases_over_several_panels_and_runs() {
     // Few tokens go through the factors, over several runs of terms; many through W + ΔW, over several panels.
     for ([t, m, n], rank, sparse) in [
-        ([5, LARGE[0], LARGE[1]], 90, false),
+        ([5, 1300, 450], 90, false),
         ([5, 450, 1300], 7, true),
         ([1100, 770, 700], 90, false),
         ([1100, 700, 770], 90, true),
@@ -315,12 +323,15 @@ fn the_rank_is_full_or_that_of_one_basis() {
 
 #[test]
 fn the_bits_do_not_depend_on_the_threads() {
-    let [m, n] = LARGE;
+    LARGE.into_iter().for_each(same_bits);
+}
+
+fn same_bits([m, n]: [usize; 2]) {
     let update = random_basis(7, usize::MAX, false);
     let shapes = [
         vec![40, n],
         vec![7, update.terms(m, n)],
-        vec![update.terms(m, n), n],
+        vec![update.terms(m, n), m.min(n)],
     ];
     same_bits_with_any_threads("random_basis", &shapes, |x| {
         let weight = weight(m, n, DType::F32, x[0].device())?;

@@ -9,6 +9,8 @@
 //! square of R_i twice over, the last row its leading rows as the constant. `2·m·n·r` FLOPs to make ΔW, as many for dR. On CUDA
 //! devices see [`deltaw_kernels::block_affine`].
 
+use std::ops::Range;
+
 use deltaw_kernels::block_affine as kernel;
 
 use crate::cpu::gemm::{Dims, Layout as Strides, Scale, gemm};
@@ -17,6 +19,7 @@ use crate::device::cuda::{element, failed};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::produced::{DevicePanel, DeviceProducer, Panel, Producer, produced_linear};
+use crate::pool::with_scratch;
 use crate::tensor::Tensor;
 
 /// Blocks of `r × r`.
@@ -27,6 +30,24 @@ pub struct BlockAffine {
 }
 
 impl BlockAffine {
+    /// Hands over every row of blocks of a panel on a thread: its rows there, its place among all, W's part without gaps.
+    fn each_block_row(self, panel: &Panel, f: impl Fn(Range<usize>, usize, &[f32]) + Sync) {
+        let (b, n, count) = (self.block, panel.columns.len(), panel.rows.len());
+        par_pieces(count.div_ceil(b), |i| {
+            let (rows, place) = (i * b..count.min((i + 1) * b), panel.rows.start / b + i);
+            if panel.stride == n {
+                let part = rows.start * n..rows.end * n;
+                return f(rows, place, &panel.weight[part]);
+            }
+            with_scratch(rows.len() * n, |room| {
+                for (row, to) in rows.clone().zip(room.chunks_exact_mut(n)) {
+                    to.copy_from_slice(panel.weight_row(row));
+                }
+                f(rows, place, room);
+            });
+        });
+    }
+
     /// Runs of whole blocks in `rows` rows of `n`: (how many, elements between them, blocks in each).
     fn runs(self, rows: usize, n: usize) -> (usize, usize, usize) {
         let whole = n / self.block;
@@ -168,31 +189,23 @@ impl Producer for BlockAffine {
         Ok(())
     }
 
-    fn produce(&self, _: &(), panel: Panel, out: &mut [f32]) {
-        let (b, n) = (self.block, panel.n);
-        let square = b * b;
-        let first = panel.first / b;
+    fn produce(&self, _: &(), panel: &Panel, out: &mut [f32]) {
+        let (b, n) = (self.block, panel.columns.len());
         let out = Disjoint::new(out);
-        par_pieces(panel.rows.div_ceil(b), |i| {
-            let at = i * b * n..((i + 1) * b).min(panel.rows) * n;
+        self.each_block_row(panel, |rows, r, weight| {
             // SAFETY: rows of blocks do not overlap, and each is one piece's.
-            let own = unsafe { out.slice(at.clone()) };
-            let r = &panel.params[0][(first + i) * square..][..square];
-            self.block_row(&panel.weight[at], r, n, own);
+            let own = unsafe { out.slice(rows.start * n..rows.end * n) };
+            self.block_row(weight, &panel.params[0][r * b * b..][..b * b], n, own);
         });
     }
 
-    fn contract(&self, _: &(), panel: Panel, g: &[f32], grads: &mut [&mut [f32]]) {
-        let (b, n) = (self.block, panel.n);
-        let square = b * b;
-        let first = panel.first / b;
+    fn contract(&self, _: &(), panel: &Panel, g: &[f32], grads: &mut [&mut [f32]]) {
+        let (b, n) = (self.block, panel.columns.len());
         let dr = Disjoint::new(&mut *grads[0]);
-        par_pieces(panel.rows.div_ceil(b), |i| {
-            let at = i * b * n..((i + 1) * b).min(panel.rows) * n;
-            let own = (first + i) * square..(first + i + 1) * square;
+        self.each_block_row(panel, |rows, r, weight| {
             // SAFETY: every row of blocks has a square of its own.
-            let own = unsafe { dr.slice(own) };
-            self.contract_row(&panel.weight[at.clone()], &g[at], n, own);
+            let own = unsafe { dr.slice(r * b * b..(r + 1) * b * b) };
+            self.contract_row(weight, &g[rows.start * n..rows.end * n], n, own);
         });
     }
 

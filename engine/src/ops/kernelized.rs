@@ -10,6 +10,7 @@
 //! is 0. t has no gradient; it is the exact quantile, linearly interpolated, found by making K once more and keeping a few of its
 //! elements. Making K costs `2·m·n·r` FLOPs. On CUDA devices t stays there.
 
+use crate::cpu::simd::LANES;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::op::no_grad;
@@ -189,18 +190,23 @@ impl Producer for KernelizedSparse {
         values.mul(&acting)
     }
 
+    /// Whole vectors of columns.
+    fn granularity(&self) -> usize {
+        LANES
+    }
+
     fn prepare(&self, m: usize, n: usize, params: &[&[f32]]) -> Result<native::Prepared> {
         Ok(native::Prepared::new(*self, m, n, params))
     }
 
-    fn produce(&self, prepared: &native::Prepared, panel: Panel, out: &mut [f32]) {
+    fn produce(&self, prepared: &native::Prepared, panel: &Panel, out: &mut [f32]) {
         prepared.produce(panel, out);
     }
 
     fn contract(
         &self,
         prepared: &native::Prepared,
-        panel: Panel,
+        panel: &Panel,
         g: &[f32],
         grads: &mut [&mut [f32]],
     ) {

@@ -1,14 +1,16 @@
-//! A linear whose update has no thin factors: `y = x·(W + ΔW)ᵀ + b`, with ΔW made a panel of rows at a time.
+//! A linear whose update has no thin factors: `y = x·(W + ΔW)ᵀ + b`, with ΔW made a panel at a time.
 //!
 //! ```text
-//! y[:, rows] = x·(W + ΔW)[rows]ᵀ + b[rows]
-//! dx = Σ_panels dy[:, rows]·(W + ΔW)[rows]      G[rows] = dy[:, rows]ᵀ·x      dθ += contract(G[rows])
+//! m ≥ n, panels of rows:      y[:, rows] = x·(W + ΔW)[rows]ᵀ + b[rows]      dx = Σ_panels dy[:, rows]·(W + ΔW)[rows]
+//!                             G[rows] = dy[:, rows]ᵀ·x
+//! m < n, of columns:          y = b + Σ_panels x[:, columns]·(W + ΔW)[:, columns]ᵀ      dx[:, columns] = dy·(W + ΔW)[:, columns]
+//!                             G[:, columns] = dyᵀ·x[:, columns]                         dθ += contract(G's panel)
 //! ```
 //!
-//! x `[…, n]`, W `[m, n]` frozen (f32, bf16 or f16), θ the update's parameters. A [`Producer`] knows how rows of ΔW come about
-//! and how rows of `G = dL/dΔW` fall to its parameters; neither exists whole. Scratch is 2 MiB, or the producer's granularity
-//! where that is larger: a panel of W + ΔW or of G, and of W's rows where they are not f32. All tokens sweep a panel once, so
-//! that making it costs `O(mn)` a pass, whatever their number; the larger it is, the less often x and dy are packed for it.
+//! x `[…, n]`, W `[m, n]` frozen (f32, bf16 or f16), θ the update's parameters. A [`Producer`] knows how parts of ΔW come about
+//! and how parts of `G = dL/dΔW` fall to its parameters; neither exists whole. Scratch is 2 MiB, or the producer's granularity
+//! where that is larger: a panel of W + ΔW or of G, and of W where it is not f32. All tokens sweep a panel once, so that making
+//! it costs `O(mn)` a pass, whatever their number. Of x and y the narrower is gone through once a panel, the wider once in all.
 //! Saved: x where θ is trained; W and θ. On CUDA devices the same with panels of their own ([`DeviceProducer`]); a producer
 //! without that form is made whole there.
 
@@ -16,6 +18,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use crate::cpu::gemm::{Dims, Extra, Layout as Strides, Scale, gemm, gemm_with};
+use crate::cpu::threads::{par_rows, rows_per_piece};
 use crate::device::Device;
 use crate::device::cuda::Cuda;
 use crate::dtype::DType;
@@ -31,27 +34,38 @@ mod device;
 
 pub use device::{DevicePanel, DeviceProducer};
 
-/// Elements of scratch: a panel, and W's rows beside it where they are copied.
+/// Elements of scratch: a panel, and W's part beside it where that is copied.
 const SCRATCH: usize = 1 << 19;
+/// Elements of W that are worth a thread's attention.
+const PIECE: usize = 1 << 15;
 
-/// Rows of an update's matrix, and what makes them.
-#[derive(Debug, Clone, Copy)]
+/// Part of an update's matrix: whole rows or whole columns, whichever are shorter; and what makes it.
+#[derive(Debug, Clone)]
 pub struct Panel<'a> {
-    /// The first row.
-    pub first: usize,
-    /// How many.
-    pub rows: usize,
-    /// Elements of a row.
+    /// Its rows.
+    pub rows: Range<usize>,
+    /// Its columns.
+    pub columns: Range<usize>,
+    /// Columns of the whole matrix.
     pub n: usize,
-    /// W's rows, one after the other.
+    /// W from the panel's first element on.
     pub weight: &'a [f32],
+    /// Elements of `weight` between the starts of two rows.
+    pub stride: usize,
     /// The parameters' elements.
     pub params: &'a [&'a [f32]],
 }
 
-/// An update that is made, and whose gradient is taken, some rows at a time. Any crate can add one.
+impl<'a> Panel<'a> {
+    /// W's part of one of the panel's rows, the first of which is 0.
+    pub fn weight_row(&self, row: usize) -> &'a [f32] {
+        &self.weight[row * self.stride..][..self.columns.len()]
+    }
+}
+
+/// An update that is made, and whose gradient is taken, a panel at a time. Any crate can add one.
 pub trait Producer: Send + Sync + 'static {
-    /// What all rows need to know of the whole: norms, a threshold. `()` for most.
+    /// What all panels need to know of the whole: norms, a threshold. `()` for most.
     type Prepared: Send + Sync;
 
     /// The name in errors, traces and tests.
@@ -69,7 +83,7 @@ pub trait Producer: Send + Sync + 'static {
     /// They do not fit.
     fn check(&self, m: usize, n: usize, params: &[&Tensor]) -> Result<()>;
 
-    /// Panels start at multiples of this many rows.
+    /// Panels start at multiples of this many rows and columns.
     fn granularity(&self) -> usize {
         1
     }
@@ -80,14 +94,14 @@ pub trait Producer: Send + Sync + 'static {
     /// The producer's own.
     fn prepare(&self, m: usize, n: usize, params: &[&[f32]]) -> Result<Self::Prepared>;
 
-    /// Adds ΔW's rows to `out`, which holds W's.
-    fn produce(&self, prepared: &Self::Prepared, panel: Panel, out: &mut [f32]);
+    /// Adds ΔW's part to `out`, `[rows, columns]`, which holds W's.
+    fn produce(&self, prepared: &Self::Prepared, panel: &Panel, out: &mut [f32]);
 
-    /// Adds what the rows `g` of `dL/dΔW` contribute to the parameters' gradients.
+    /// Adds what the part `g` of `dL/dΔW`, `[rows, columns]`, contributes to the parameters' gradients.
     fn contract(
         &self,
         prepared: &Self::Prepared,
-        panel: Panel,
+        panel: &Panel,
         g: &[f32],
         grads: &mut [&mut [f32]],
     );
@@ -126,18 +140,24 @@ struct Sizes {
 }
 
 impl<P: Producer> Produced<P> {
-    /// The rows of each panel of W, about as many in all.
-    fn panels(&self, w: &Tensor, Sizes { m, n, .. }: Sizes) -> impl Iterator<Item = Range<usize>> {
+    /// The rows and columns of each panel of W, all about as large.
+    fn panels(
+        &self,
+        w: &Tensor,
+        Sizes { m, n, .. }: Sizes,
+    ) -> impl Iterator<Item = [Range<usize>; 2]> {
         let unit = self.producer.granularity().max(1);
         let elements = if in_place(w) { SCRATCH } else { SCRATCH / 2 };
-        let most = (elements / n.max(1) / unit).max(1) * unit;
-        let rows = m
-            .div_ceil(m.div_ceil(most).max(1))
+        let (long, short) = (m.max(n), m.min(n));
+        let most = (elements / short.max(1) / unit).max(1) * unit;
+        let each = long
+            .div_ceil(long.div_ceil(most).max(1))
             .next_multiple_of(unit)
             .max(1);
-        (0..m)
-            .step_by(rows)
-            .map(move |first| first..m.min(first + rows))
+        (0..long).step_by(each).map(move |first| {
+            let part = first..long.min(first + each);
+            if m >= n { [part, 0..n] } else { [0..m, part] }
+        })
     }
 
     fn prepared(&self, size: Sizes, params: &[&[f32]]) -> Result<&P::Prepared> {
@@ -193,21 +213,27 @@ impl<P: Producer> Produced<P> {
     }
 }
 
-/// Whether W's rows are used where they lie.
+/// Whether W is read where it lies.
 fn in_place(w: &Tensor) -> bool {
     w.dtype() == DType::F32 && w.layout().is_contiguous()
 }
 
-/// A matrix's rows as f32: where they lie, if that is what they are, else copied to `room`.
-fn rows<'a>(w: &'a Tensor, rows: &Range<usize>, room: &'a mut Option<Tensor>) -> Result<&'a [f32]> {
-    let view = w.narrow(0, rows.start, rows.len())?;
+/// Part of a matrix as f32, and the elements between its rows: where it lies, if that is what it is, else copied to `room`.
+fn part<'a>(
+    w: &'a Tensor,
+    [rows, columns]: &[Range<usize>; 2],
+    room: &'a mut Option<Tensor>,
+) -> Result<(&'a [f32], usize)> {
+    let view = w
+        .narrow(0, rows.start, rows.len())?
+        .narrow(1, columns.start, columns.len())?;
     if in_place(w) {
-        let (start, n) = (view.layout().offset, w.shape()[1]);
-        return Ok(&w.storage_slice::<f32>()?[start..start + rows.len() * n]);
+        let values = w.storage_slice::<f32>()?;
+        return Ok((&values[view.layout().offset..], w.shape()[1]));
     }
-    let mut copy = scratch(&[rows.len(), w.shape()[1]], w.device())?;
+    let mut copy = scratch(view.shape(), w.device())?;
     w.device().backend().copy(&view, &mut copy)?;
-    room.insert(copy).as_slice()
+    Ok((room.insert(copy).as_slice()?, columns.len()))
 }
 
 pub(super) fn scratch(shape: &[usize], device: &Device) -> Result<Tensor> {
@@ -251,23 +277,25 @@ impl<P: Producer> Op for Produced<P> {
             n: w.shape()[1],
         };
         let mut y = Tensor::empty(&[size.tokens, size.m], DType::F32, x.device())?;
+        let rows = x.as_slice::<f32>()?;
         self.each_panel(w, &values, size, |panel, made| {
-            let (first, count) = (panel.first, panel.rows);
+            let (first, count) = (panel.columns.start, panel.columns.len());
             let extra = Extra {
-                bias: bias.map(|b| &b[first..first + count]),
+                // Panels of columns add up: the first brings the bias.
+                bias: bias.filter(|_| first == 0).map(|b| &b[panel.rows.clone()]),
                 ..Extra::default()
             };
             gemm_with(
                 Dims {
                     m: size.tokens,
-                    n: count,
-                    k: size.n,
+                    n: panel.rows.len(),
+                    k: count,
                 },
-                Scale::PLAIN,
-                (x.as_slice()?, Strides::row_major(size.n)),
-                (made, Strides::transposed(size.n)),
+                if first == 0 { Scale::PLAIN } else { Scale::ADD },
+                (from(rows, first), Strides::row_major(size.n)),
+                (made, Strides::transposed(count)),
                 extra,
-                (tail(y.as_mut_slice()?, first), size.m),
+                (from_mut(y.as_mut_slice()?, panel.rows.start), size.m),
             );
             Ok(())
         })?;
@@ -303,26 +331,23 @@ impl<P: Producer> Op for Produced<P> {
         let out = dy.as_slice::<f32>()?;
         if grads.needs(0) {
             write_matrix(grads, 0, |dx, beta| {
-                if size.m == 0 && beta == 0.0 {
-                    dx.as_mut_slice::<f32>()?.fill(0.0);
-                }
                 self.each_panel(w, &values, size, |panel, made| {
+                    let (first, count) = (panel.columns.start, panel.columns.len());
                     let dims = Dims {
                         m: size.tokens,
-                        n: size.n,
-                        k: panel.rows,
+                        n: count,
+                        k: panel.rows.len(),
                     };
                     let scale = Scale {
                         alpha: 1.0,
-                        beta: if panel.first == 0 { beta } else { 1.0 },
+                        beta: if panel.rows.start == 0 { beta } else { 1.0 },
                     };
-                    let dy = out.get(panel.first..).unwrap_or_default();
                     gemm(
                         dims,
                         scale,
-                        (dy, Strides::row_major(size.m)),
-                        (made, Strides::row_major(size.n)),
-                        (dx.as_mut_slice()?, size.n),
+                        (from(out, panel.rows.start), Strides::row_major(size.m)),
+                        (made, Strides::row_major(count)),
+                        (from_mut(dx.as_mut_slice()?, first), size.n),
                     );
                     Ok(())
                 })
@@ -339,21 +364,21 @@ impl<P: Producer> Op for Produced<P> {
                 .iter_mut()
                 .map(Tensor::as_mut_slice)
                 .collect::<Result<_>>()?;
-            self.each_rows(w, &values, size, |panel| {
+            self.each_part(w, &values, size, |panel| {
+                let [rows, columns] = [panel.rows.len(), panel.columns.len()];
                 let dims = Dims {
-                    m: panel.rows,
-                    n: size.n,
+                    m: rows,
+                    n: columns,
                     k: size.tokens,
                 };
-                let dy = out.get(panel.first..).unwrap_or_default();
-                let mut g = scratch(&[panel.rows, size.n], w.device())?;
+                let mut g = scratch(&[rows, columns], w.device())?;
                 let g = g.as_mut_slice::<f32>()?;
                 gemm(
                     dims,
                     Scale::PLAIN,
-                    (dy, Strides::transposed(size.m)),
-                    (x, Strides::row_major(size.n)),
-                    (&mut *g, size.n),
+                    (from(out, panel.rows.start), Strides::transposed(size.m)),
+                    (from(x, panel.columns.start), Strides::row_major(size.n)),
+                    (&mut *g, columns),
                 );
                 self.producer.contract(prepared, panel, g, &mut targets);
                 Ok(())
@@ -364,46 +389,63 @@ impl<P: Producer> Op for Produced<P> {
     }
 }
 
-fn tail(slice: &mut [f32], first: usize) -> &mut [f32] {
-    let first = first.min(slice.len());
-    &mut slice[first..]
+/// A slice from an element on; empty beyond its end, as that of no tokens is.
+fn from(slice: &[f32], first: usize) -> &[f32] {
+    slice.get(first..).unwrap_or_default()
+}
+
+fn from_mut(slice: &mut [f32], first: usize) -> &mut [f32] {
+    slice.get_mut(first..).unwrap_or_default()
 }
 
 impl<P: Producer> Produced<P> {
-    /// Hands rows of W to `use_them`, panel after panel.
-    fn each_rows(
+    /// Hands parts of W to `use_them`, panel after panel.
+    fn each_part(
         &self,
         w: &Tensor,
         params: &[&[f32]],
         size: Sizes,
-        mut use_them: impl FnMut(Panel) -> Result<()>,
+        mut use_them: impl FnMut(&Panel) -> Result<()>,
     ) -> Result<()> {
-        for range in self.panels(w, size) {
+        for at in self.panels(w, size) {
             let mut room = None;
-            use_them(Panel {
-                first: range.start,
-                rows: range.len(),
+            let (weight, stride) = part(w, &at, &mut room)?;
+            let [rows, columns] = at;
+            use_them(&Panel {
+                rows,
+                columns,
                 n: size.n,
-                weight: rows(w, &range, &mut room)?,
+                weight,
+                stride,
                 params,
             })?;
         }
         Ok(())
     }
 
-    /// Hands rows of W + ΔW to `use_them`, panel after panel.
+    /// Hands parts of W + ΔW to `use_them`, panel after panel.
     fn each_panel(
         &self,
         w: &Tensor,
         params: &[&[f32]],
         size: Sizes,
-        mut use_them: impl FnMut(Panel, &[f32]) -> Result<()>,
+        mut use_them: impl FnMut(&Panel, &[f32]) -> Result<()>,
     ) -> Result<()> {
         let prepared = self.prepared(size, params)?;
-        self.each_rows(w, params, size, |panel| {
-            let mut made = scratch(&[panel.rows, size.n], w.device())?;
+        self.each_part(w, params, size, |panel| {
+            let [rows, columns] = [panel.rows.len(), panel.columns.len()];
+            let mut made = scratch(&[rows, columns], w.device())?;
             let out = made.as_mut_slice::<f32>()?;
-            out.copy_from_slice(panel.weight);
+            par_rows(
+                out,
+                columns,
+                rows_per_piece(columns, PIECE),
+                |first, out| {
+                    for (row, out) in (first..).zip(out.chunks_exact_mut(columns)) {
+                        out.copy_from_slice(panel.weight_row(row));
+                    }
+                },
+            );
             self.producer.produce(prepared, panel, out);
             use_them(panel, out)
         })

@@ -261,12 +261,13 @@ pub fn scaled(a: &Tensor, lambda: &Tensor, gamma: &Tensor) -> Result<Tensor> {
         .reshape(&[terms * a.shape()[0], small])
 }
 
-/// Rows of B and columns of A that a panel takes of W's larger and smaller side.
-fn sides(prepared: &Prepared, rows: &Range<usize>, n: usize) -> (Range<usize>, Range<usize>) {
+/// Rows of B and columns of A that a panel takes, of W's larger and smaller side.
+fn sides(prepared: &Prepared, panel: &Panel) -> (Range<usize>, Range<usize>) {
+    let (rows, columns) = (panel.rows.clone(), panel.columns.clone());
     if prepared.tall {
-        (rows.clone(), 0..n)
+        (rows, columns)
     } else {
-        (0..n, rows.clone())
+        (columns, rows)
     }
 }
 
@@ -324,56 +325,48 @@ impl Producer for RandomBasis {
         })
     }
 
-    fn produce(&self, prepared: &Prepared, panel: Panel, out: &mut [f32]) {
-        let (rows, n) = (panel.first..panel.first + panel.rows, panel.n);
-        for run in self.runs(prepared.terms, panel.rows + n, ROOM) {
+    fn produce(&self, prepared: &Prepared, panel: &Panel, out: &mut [f32]) {
+        let [m, n] = [panel.rows.len(), panel.columns.len()];
+        let (of_b, of_a) = sides(prepared, panel);
+        for run in self.runs(prepared.terms, m + n, ROOM) {
             let k = run.len() * self.rank;
-            let dims = Dims {
-                m: panel.rows,
-                n,
-                k,
-            };
-            let (of_b, of_a) = sides(prepared, &rows, n);
-            with_scratch(k * (panel.rows + n), |room| {
+            with_scratch(k * (m + n), |room| {
                 let (b, a) = room.split_at_mut(k * of_b.len());
-                self.left(of_b, &run, b);
+                self.left(of_b.clone(), &run, b);
                 self.right(prepared, [panel.params[0], panel.params[1]], &run, &of_a, a);
                 let (left, right) = if prepared.tall {
                     ((&*b, Strides::row_major(k)), (&*a, Strides::row_major(n)))
                 } else {
-                    (
-                        (&*a, Strides::transposed(panel.rows)),
-                        (&*b, Strides::transposed(k)),
-                    )
+                    ((&*a, Strides::transposed(m)), (&*b, Strides::transposed(k)))
                 };
-                gemm(dims, Scale::ADD, left, right, (&mut *out, n));
+                gemm(Dims { m, n, k }, Scale::ADD, left, right, (&mut *out, n));
             });
         }
     }
 
-    fn contract(&self, prepared: &Prepared, panel: Panel, g: &[f32], grads: &mut [&mut [f32]]) {
-        let (rows, n) = (panel.first..panel.first + panel.rows, panel.n);
+    fn contract(&self, prepared: &Prepared, panel: &Panel, g: &[f32], grads: &mut [&mut [f32]]) {
+        let [m, n] = [panel.rows.len(), panel.columns.len()];
+        let (of_b, of_a) = sides(prepared, panel);
         let scale = Scale {
             alpha: self.scale,
             beta: 0.0,
         };
+        let of_g = if prepared.tall {
+            Strides::row_major(n)
+        } else {
+            Strides::transposed(n)
+        };
         let [d_lambda, d_gamma] = grads else { return };
-        for run in self.runs(prepared.terms, panel.rows + n, ROOM) {
+        for run in self.runs(prepared.terms, m + n, ROOM) {
             let k = run.len() * self.rank;
-            let (of_b, of_a) = sides(prepared, &rows, n);
             let dims = Dims {
                 m: k,
                 n: of_a.len(),
                 k: of_b.len(),
             };
-            let of_g = if prepared.tall {
-                Strides::row_major(n)
-            } else {
-                Strides::transposed(n)
-            };
-            with_scratch(k * (panel.rows + n), |room| {
+            with_scratch(k * (m + n), |room| {
                 let (b, u) = room.split_at_mut(k * of_b.len());
-                self.left(of_b, &run, b);
+                self.left(of_b.clone(), &run, b);
                 gemm(
                     dims,
                     scale,

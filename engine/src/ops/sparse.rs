@@ -7,7 +7,6 @@
 //! Places are indices into W `[m, n]` by rows, increasing, and do not train. `O(k)` a pass beside the product; gradients, moments
 //! and files hold k numbers, never `m·n`.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use crate::dtype::DType;
@@ -45,20 +44,21 @@ impl Sparse {
         &self.places
     }
 
-    /// Which of the places lie in a panel.
-    fn within(&self, panel: &Panel) -> Range<usize> {
+    /// The numbers of a panel, and where they lie in it.
+    fn each(&self, panel: &Panel) -> impl Iterator<Item = (usize, usize)> {
+        let Panel {
+            rows, columns, n, ..
+        } = panel.clone();
         let before = |row: usize| {
             self.places
-                .partition_point(|place| (*place as usize) < row * panel.n)
+                .partition_point(|place| (*place as usize) < row * n)
         };
-        before(panel.first)..before(panel.first + panel.rows)
-    }
-
-    /// Their numbers, and where they lie in the panel.
-    fn each(&self, panel: &Panel) -> impl Iterator<Item = (usize, usize)> {
-        let start = panel.first * panel.n;
-        self.within(panel)
-            .map(move |k| (k, self.places[k] as usize - start))
+        (before(rows.start)..before(rows.end)).filter_map(move |k| {
+            let place = self.places[k] as usize;
+            let (row, column) = (place / n - rows.start, place % n);
+            let inside = columns.contains(&column);
+            inside.then(|| (k, row * columns.len() + column - columns.start))
+        })
     }
 }
 
@@ -98,14 +98,14 @@ impl Producer for Sparse {
         Ok(())
     }
 
-    fn produce(&self, _: &(), panel: Panel, out: &mut [f32]) {
-        for (k, at) in self.each(&panel) {
+    fn produce(&self, _: &(), panel: &Panel, out: &mut [f32]) {
+        for (k, at) in self.each(panel) {
             out[at] += panel.params[0][k];
         }
     }
 
-    fn contract(&self, _: &(), panel: Panel, g: &[f32], grads: &mut [&mut [f32]]) {
-        for (k, at) in self.each(&panel) {
+    fn contract(&self, _: &(), panel: &Panel, g: &[f32], grads: &mut [&mut [f32]]) {
+        for (k, at) in self.each(panel) {
             grads[0][k] += g[at];
         }
     }

@@ -1,4 +1,4 @@
-//! An update of one's own that has no thin factors: sparse values at fixed places, made and differentiated by rows; on devices by
+//! An update of one's own that has no thin factors: sparse values at fixed places, made and differentiated by panels; on devices by
 //! tensor operations, or by kernels of its own.
 
 use std::collections::BTreeMap;
@@ -27,6 +27,24 @@ struct Sparse {
     device: Option<Box<dyn DeviceProducer>>,
 }
 
+impl Sparse {
+    /// The values of a panel, and where they go in it.
+    fn each(&self, panel: &Panel) -> impl Iterator<Item = (usize, usize)> {
+        let Panel {
+            rows, columns, n, ..
+        } = panel.clone();
+        let per_row = self.per_row;
+        rows.enumerate().flat_map(move |(row, o)| {
+            let (columns, start) = (columns.clone(), row * columns.len());
+            let all = places(o, n, per_row).enumerate();
+            all.filter_map(move |(s, p)| {
+                let at = p.checked_sub(columns.start)?;
+                (p < columns.end).then_some((o * per_row + s, start + at))
+            })
+        })
+    }
+}
+
 impl Producer for Sparse {
     type Prepared = ();
 
@@ -48,23 +66,18 @@ impl Producer for Sparse {
         Ok(())
     }
 
-    fn produce(&self, _: &(), panel: Panel, out: &mut [f32]) {
-        for (row, out) in out.chunks_exact_mut(panel.n).enumerate() {
-            let o = panel.first + row;
-            for (s, p) in places(o, panel.n, self.per_row).enumerate() {
-                out[p] += panel.params[0][o * self.per_row + s];
-            }
+    fn produce(&self, _: &(), panel: &Panel, out: &mut [f32]) {
+        for (k, at) in self.each(panel) {
+            out[at] += panel.params[0][k];
         }
     }
 
-    fn contract(&self, _: &(), panel: Panel, g: &[f32], grads: &mut [&mut [f32]]) {
-        for (row, g) in g.chunks_exact(panel.n).enumerate() {
-            let o = panel.first + row;
-            for (s, p) in places(o, panel.n, self.per_row).enumerate() {
-                grads[0][o * self.per_row + s] += g[p];
-            }
+    fn contract(&self, _: &(), panel: &Panel, g: &[f32], grads: &mut [&mut [f32]]) {
+        for (k, at) in self.each(panel) {
+            grads[0][k] += g[at];
         }
     }
+
     fn on_device(&self) -> Option<&dyn DeviceProducer> {
         self.device.as_deref()
     }
@@ -175,10 +188,15 @@ fn on_devices(per_row: usize) -> [Sparse; 2] {
     })
 }
 
-/// Value and gradients of x and v as through ΔW made whole; 600·500 numbers are more than one panel.
+/// Value and gradients of x and v as through ΔW made whole, over two panels of rows and two of columns.
 #[test]
 fn a_producer_from_another_crate_is_its_dense_form() {
-    let (m, n, per_row, device) = (600, 500, 4, Device::cpu());
+    is_its_dense_form(900, 700);
+    is_its_dense_form(700, 900);
+}
+
+fn is_its_dense_form(m: usize, n: usize) {
+    let (per_row, device) = (4, Device::cpu());
     let x = Tensor::randn(&[3, n], 1, &device).unwrap().trained();
     let w = Tensor::randn(&[m, n], 2, &device).unwrap();
     let v = Tensor::randn(&[m, per_row], 3, &device).unwrap().trained();
@@ -197,9 +215,9 @@ fn a_producer_from_another_crate_is_its_dense_form() {
     for (fused, dense) in fused.iter().zip(&dense) {
         let size = dense.iter().fold(0.0f32, |s, d| s.max(d.abs()));
         for (a, b) in fused.iter().zip(dense) {
-            // Two sums of up to m terms in another order, each within m/2 roundings of the terms' sum, some 4 times the result.
+            // Two sums of up to m or n terms in another order, each within half as many roundings of the terms' sum, some 4 times the result.
             assert!(
-                (a - b).abs() <= 4.0 * m as f32 * f32::EPSILON * size,
+                (a - b).abs() <= 4.0 * m.max(n) as f32 * f32::EPSILON * size,
                 "{a} and {b}"
             );
         }

@@ -162,18 +162,19 @@ impl Prepared {
         width
     }
 
-    /// Calls `visit(row, first column, K)` on all blocks of some rows, a row at a time.
+    /// Calls `visit(row, first column, K)` on all blocks of some rows and columns, a row at a time; the first column is that of a
+    /// vector.
     pub fn sweep(
         &self,
         b: &[f32],
-        rows: Range<usize>,
+        (rows, columns): (Range<usize>, Range<usize>),
         mut visit: impl FnMut(usize, usize, &mut [f32]),
     ) {
         self.with_block(|mut block| {
             for o in rows.clone().step_by(ROWS) {
                 self.load(b, o, &mut block);
-                for first in (0..self.n).step_by(COLUMNS) {
-                    let columns = first..self.n.min(first + COLUMNS);
+                for first in columns.clone().step_by(COLUMNS) {
+                    let columns = first..columns.end.min(first + COLUMNS);
                     simd::dispatch(
                         #[inline(always)]
                         || {
@@ -195,19 +196,19 @@ impl Prepared {
         rows_per_piece(self.n, PIECE).next_multiple_of(ROWS)
     }
 
-    /// Adds S(K)'s rows to `out`.
-    pub fn produce(&self, panel: Panel, out: &mut [f32]) {
-        let n = self.n;
+    /// Adds S(K)'s part to `out`.
+    pub fn produce(&self, panel: &Panel, out: &mut [f32]) {
+        let (columns, n) = (&panel.columns, panel.columns.len());
         par_rows(out, n, self.grain(), |first, rows| {
-            let at = panel.first + first;
+            let at = panel.rows.start + first;
             let all = at..at + rows.len() / n;
             self.sweep(
                 panel.params[1],
-                all,
+                (all, columns.clone()),
                 #[inline(always)]
                 |o, column, k| {
                     self.compete(k);
-                    let start = (o - at) * n + column;
+                    let start = (o - at) * n + column - columns.start;
                     let own = &mut rows[start..start + k.len()];
                     for (y, k) in own.iter_mut().zip(k) {
                         *y += *k;
@@ -260,19 +261,20 @@ impl Prepared {
     }
 
     /// Adds to `da` `[H, n, d]` and `db` `[H, m, d]` what rows `g` of dL/dΔW contribute.
-    pub fn contract(&self, panel: Panel, g: &[f32], da: &mut [f32], db: &mut [f32]) {
-        let (n, d, heads) = (self.n, self.d, self.update.heads);
-        let (rows, r) = (panel.rows, heads * d);
-        let pieces = n.div_ceil(COLUMNS);
+    pub fn contract(&self, panel: &Panel, g: &[f32], da: &mut [f32], db: &mut [f32]) {
+        let (d, heads) = (self.d, self.update.heads);
+        let (rows, r) = (panel.rows.len(), heads * d);
+        let pieces = panel.columns.len().div_ceil(COLUMNS);
         let mut sums = vec![0.0f32; pieces * rows * r];
         let (of_a, of_b) = (Disjoint::new(da), Disjoint::new(&mut sums));
         par_pieces(pieces, |piece| {
-            let columns = piece * COLUMNS..n.min((piece + 1) * COLUMNS);
+            let start = panel.columns.start + piece * COLUMNS;
+            let columns = start..panel.columns.end.min(start + COLUMNS);
             // SAFETY: every piece has sums of its own.
             let sums = unsafe { of_b.slice(piece * rows * r..(piece + 1) * rows * r) };
             self.with_block(|mut block| {
                 for first in (0..rows).step_by(ROWS) {
-                    self.load(panel.params[1], panel.first + first, &mut block);
+                    self.load(panel.params[1], panel.rows.start + first, &mut block);
                     let sums = &mut sums[first * r..(first + ROWS).min(rows) * r];
                     simd::dispatch(
                         #[inline(always)]
@@ -283,7 +285,7 @@ impl Prepared {
         });
         for o in 0..rows {
             for h in 0..heads {
-                let target = (h * self.m + panel.first + o) * d;
+                let target = (h * self.m + panel.rows.start + o) * d;
                 for (j, y) in db[target..target + d].iter_mut().enumerate() {
                     for piece in 0..pieces {
                         *y += sums[(piece * rows + o) * r + h * d + j];
@@ -298,7 +300,7 @@ impl Prepared {
     #[expect(clippy::too_many_arguments, reason = "the parts of one block's pass")]
     fn pull(
         &self,
-        panel: Panel,
+        panel: &Panel,
         first: usize,
         columns: Range<usize>,
         g: &[f32],
@@ -312,11 +314,12 @@ impl Prepared {
             let row = o * stride..o * stride + width;
             let mut list = [0; COLUMNS];
             let acting = self.acting(&block.k[row.clone()], &mut list);
-            let g = &g[(first + o) * panel.n..][columns.clone()];
+            let start = (first + o) * panel.columns.len() + columns.start - panel.columns.start;
+            let g = &g[start..start + width];
             self.weigh(g, row.clone(), ROWS * stride, block);
             for h in 0..heads {
                 let own = (h * self.n + columns.start) * d..(h * self.n + columns.end) * d;
-                let b = (h * self.m + panel.first + first + o) * d;
+                let b = (h * self.m + panel.rows.start + first + o) * d;
                 let weights = h % self.parts() * ROWS * stride + row.start;
                 let mut pull = Pull {
                     acting,

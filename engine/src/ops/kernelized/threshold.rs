@@ -155,7 +155,7 @@ fn sift(made: &Prepared, b: &[f32], between: RangeInclusive<u32>) -> Sieve {
         };
         made.sweep(
             b,
-            rows,
+            (rows, 0..made.n),
             #[inline(always)]
             |_, _, k| {
                 let (chunks, rest) = k.as_chunks::<LANES>();
@@ -203,7 +203,7 @@ fn histogram(made: &Prepared, b: &[f32], prefix: u32, shift: u32, width: u32) ->
     let all = Mutex::new(vec![0usize; 1 << width]);
     par_chunks(made.m, made.grain(), |rows| {
         let mut counts = vec![0usize; 1 << width];
-        made.sweep(b, rows, |_, _, k| {
+        made.sweep(b, (rows, 0..made.n), |_, _, k| {
             for k in k {
                 let bits = k.abs().to_bits();
                 if bits.checked_shr(shift + width).unwrap_or(0) == prefix {
@@ -222,7 +222,7 @@ fn above(made: &Prepared, b: &[f32], low: u32) -> u32 {
     let least = Mutex::new(None);
     par_chunks(made.m, made.grain(), |rows| {
         let mut own: Option<u32> = None;
-        made.sweep(b, rows, |_, _, k| {
+        made.sweep(b, (rows, 0..made.n), |_, _, k| {
             for bits in k
                 .iter()
                 .map(|k| k.abs().to_bits())
@@ -267,7 +267,7 @@ mod tests {
 
     fn sorted(made: &Prepared, b: &[f32]) -> Vec<u32> {
         let mut all = Vec::new();
-        made.sweep(b, 0..made.m, |_, _, k| {
+        made.sweep(b, (0..made.m, 0..made.n), |_, _, k| {
             all.extend(k.iter().map(|k| k.abs().to_bits()))
         });
         all.sort_unstable();

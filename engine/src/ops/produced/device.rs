@@ -1,4 +1,4 @@
-//! Producers on CUDA devices, a panel of rows at a time as on the CPU: `produce` makes (W + ΔW)[rows] out of W in its own type, the
+//! Producers on CUDA devices, a panel of rows at a time whatever W's shape: `produce` makes (W + ΔW)[rows] out of W in its own type, the
 //! products sweep it, and `contract` takes G[rows] apart. Nothing waits for the host.
 //!
 //! A panel has 2¹⁹ elements (2 MiB) or an eighth of W's, whichever are more, or the producer's granularity where that is larger;
