@@ -328,19 +328,17 @@ impl Encoder {
     }
 }
 
-/// RoBERTa's positions of ids `[B, T]`: `pad + n` for a row's n-th token, n from 1, and `pad` for padding.
+/// RoBERTa's positions of ids `[B, T]`: `pad + n` for a row's n-th token, n from 1, and `pad` for padding. Made where the ids are, in
+/// f32, which holds both exactly: they lie below 2²⁴.
 fn counted(ids: &Tensor, pad: u32) -> Result<Tensor> {
-    let mut places = ids.to_vec::<u32>()?;
-    for row in places.chunks_mut(ids.last_dim().max(1)) {
-        let mut last = pad;
-        for place in row {
-            if *place != pad {
-                last += 1;
-                *place = last;
-            }
-        }
-    }
-    Tensor::from_slice(&places, ids.shape(), ids.device())
+    let (ids, pad) = (ids.converted(DType::F32)?, f64::from(pad));
+    let padding = Tensor::full(&[], pad, DType::F32, ids.device())?;
+    let real = ids
+        .le(&padding)?
+        .mul(&ids.ge(&padding)?)?
+        .affine(-1.0, 1.0)?;
+    let places = real.cumsum()?.mul(&real)?.affine(1.0, pad)?;
+    places.indices_below(pad as usize + ids.last_dim() + 1)
 }
 
 /// Masked-token head: dense, activation, norm, then the word table as the output matrix, with a bias of its own.

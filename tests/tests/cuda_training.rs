@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use deltaw_engine::prelude::*;
 use deltaw_engine::tape::Gradients;
 use deltaw_models::decoder::next_token_loss;
+use deltaw_models::encoder::{Encoder, EncoderConfig, EncoderFamily};
 use deltaw_models::methods::Method;
 use deltaw_models::methods::adalora::AdaLora;
 use deltaw_models::methods::lora::Lora;
@@ -140,4 +141,34 @@ fn a_decoder_trains_as_on_the_cpu() {
             },
         );
     }
+}
+
+/// A RoBERTa counts the tokens of rows that end in padding, or begin with it, where they are.
+#[test]
+fn positions_are_counted_on_the_device() {
+    let gpu = Gpu::new();
+    let config = EncoderConfig {
+        family: EncoderFamily::Roberta { pad: 1 },
+        hidden_size: 8,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        intermediate_size: 8,
+        ..EncoderConfig::small(20, 9)
+    };
+    let rows = [0u32, 7, 7, 19, 2, 1, 1, 1, 1, 1, 0, 5, 1, 2];
+    let embedded = |device: &Device| {
+        let store = Store::new(device, 3);
+        let encoder = Encoder::new(&store.root(), &config).unwrap();
+        let ids = Tensor::from_slice(&rows, &[2, 7], device).unwrap();
+        let types = Tensor::from_slice(&[0u32; 14], &[2, 7], device).unwrap();
+        let reads = || device.as_cuda().map(|cuda| cuda.reads());
+        let before = reads();
+        let x = encoder.embed(&Context::eval(), &ids, &types);
+        let x = x.unwrap_or_else(|e| gpu.fail(e));
+        assert_eq!(reads(), before, "the host waited");
+        x.to_vec::<f64>().unwrap_or_else(|e| gpu.fail(e))
+    };
+    // A part of the chain.
+    let [got, want] = [&gpu.device, &Device::cpu()].map(embedded);
+    close("embeddings", &got, &want, CHAIN as f64);
 }

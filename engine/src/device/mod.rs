@@ -98,6 +98,8 @@ pub trait Backend: Any + Send + Sync {
     fn index_bound(&self, _: &Tensor) -> Option<u64> {
         None
     }
+    /// Says so of indices that were computed.
+    fn set_index_bound(&self, _: &Tensor, _: u64) {}
     /// The elements in row-major order as `dtype` (exact, or rounded to nearest).
     fn read(&self, src: &Tensor, dtype: DType) -> Result<Vec<u8>>;
     /// `dst = src`, converting types; `dst` may be a strided view without repeats.

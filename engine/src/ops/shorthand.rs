@@ -115,6 +115,19 @@ impl Tensor {
         other.le(self)
     }
 
+    /// Whole numbers as indices below `bound`, u32: what is less than 0 becomes 0, what is more than `bound` − 1 that. Outside the
+    /// tape. Ops that take them know the bound, so that a GPU need not be waited for to check them.
+    ///
+    /// # Errors
+    /// Elements of a type that cannot be clamped.
+    pub fn indices_below(&self, bound: usize) -> Result<Tensor> {
+        let last = bound.saturating_sub(1) as f64;
+        let indices = self.detach().clamp(0.0, last)?.converted(DType::U32)?;
+        let backend = indices.device().backend();
+        backend.set_index_bound(&indices, bound.max(1) as u64);
+        Ok(indices)
+    }
+
     /// `a·bᵀ` of two vectors.
     ///
     /// # Errors
@@ -207,6 +220,9 @@ mod tests {
             of(Tensor::rand(&[3], 1, &cpu)),
             of(Tensor::rand(&[3], 2, &cpu))
         );
+        let numbers = Tensor::from([-1.0, 0.0, 3.0, 9.0, f32::NAN]);
+        let indices = numbers.indices_below(4).unwrap();
+        assert_eq!(indices.to_vec::<u32>().unwrap(), [0, 0, 3, 3, 0]);
         let message = x.get(2).unwrap_err().to_string();
         assert_eq!(message, "narrow: 2..3 of axis 0 in [2, 3]");
     }

@@ -340,6 +340,14 @@ impl Backend for Cuda {
         self.block("index", index).ok()?.below()
     }
 
+    fn set_index_bound(&self, index: &Tensor, bound: u64) {
+        if let Ok(block) = self.block("index", index)
+            && block.is_all_of(index)
+        {
+            block.set_below(Some(bound));
+        }
+    }
+
     fn accumulate(&self, dst: &mut Tensor, src: &Tensor, alpha: f32) -> Result<()> {
         map::accumulate(self, dst, src, alpha)
     }
