@@ -132,7 +132,8 @@ fn cases() -> Vec<Case> {
             x: [MANY, SIDE],
             weight: Some([SIDE, SIDE]),
             params: vec![vec![RANK, SIDE / RANK], vec![SIDE / RANK, SIDE]],
-            scratch: panel,
+            // A quarter is for factors, which each thread keeps.
+            scratch: 3 * panel / 4,
             on_device: None,
             whole: SIDE * SIDE,
             ..random_basis()

@@ -29,24 +29,56 @@ pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     rounds(counter.map(|word| [word; LANES]), key).map(|word| word[0])
 }
 
+/// A word lies in the lower half of 64 bits, as products take and give it; the upper half holds anything.
 #[inline(always)]
 fn rounds(mut counter: Words, mut key: [u32; 2]) -> Words {
-    for _ in 0..10 {
-        let [c0, c1, c2, c3] = counter;
+    const LOW: u64 = 0xFFFF_FFFF;
+    // Loops rather than `map`, whose call is not compiled for the path in use.
+    let mut wide = [[0u64; LANES]; 4];
+    for i in 0..4 {
         for l in 0..LANES {
-            let p0 = 0xD251_1F53u64 * c0[l] as u64;
-            let p1 = 0xCD9E_8D57u64 * c2[l] as u64;
-            counter[0][l] = (p1 >> 32) as u32 ^ c1[l] ^ key[0];
-            counter[1][l] = p1 as u32;
-            counter[2][l] = (p0 >> 32) as u32 ^ c3[l] ^ key[1];
-            counter[3][l] = p0 as u32;
+            wide[i][l] = u64::from(counter[i][l]);
+        }
+    }
+    for _ in 0..10 {
+        let [c0, c1, c2, c3] = wide;
+        for l in 0..LANES {
+            let p0 = 0xD251_1F53u64 * (c0[l] & LOW);
+            let p1 = 0xCD9E_8D57u64 * (c2[l] & LOW);
+            wide[0][l] = p1 >> 32 ^ c1[l] ^ u64::from(key[0]);
+            wide[1][l] = p1;
+            wide[2][l] = p0 >> 32 ^ c3[l] ^ u64::from(key[1]);
+            wide[3][l] = p0;
         }
         key = [
             key[0].wrapping_add(0x9E37_79B9),
             key[1].wrapping_add(0xBB67_AE85),
         ];
     }
+    for i in 0..4 {
+        for l in 0..LANES {
+            counter[i][l] = wide[i][l] as u32;
+        }
+    }
     counter
+}
+
+/// The elements of one block after another.
+#[inline(always)]
+fn by_blocks(y: &[[f32; LANES]; 4]) -> [f32; 4 * LANES] {
+    // Pairs of elements move as one.
+    let pair = |a: f32, b: f32| u64::from(a.to_bits()) | u64::from(b.to_bits()) << 32;
+    let mut pairs = [0u64; 2 * LANES];
+    for l in 0..LANES {
+        pairs[2 * l] = pair(y[0][l], y[1][l]);
+        pairs[2 * l + 1] = pair(y[2][l], y[3][l]);
+    }
+    let mut blocks = [0.0; 4 * LANES];
+    for (to, pair) in blocks.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
+        let (first, second) = (pair as u32, (pair >> 32) as u32);
+        *to = [f32::from_bits(first), f32::from_bits(second)];
+    }
+    blocks
 }
 
 /// Uniform in [0, 1): the word's upper 24 bits.
@@ -172,34 +204,43 @@ fn fill_blocks(
     let skip = (window.columns.start % 4) as usize;
     let last = (window.columns.end - 1) as usize % 4 + 1;
     let (mut row, mut block) = (range.start / per_row, range.start % per_row);
-    for start in range.clone().step_by(LANES) {
-        let count = LANES.min(range.end - start);
+    let mut left = range.len();
+    while left > 0 {
+        let (count, start) = (LANES.min(left), block);
+        left -= count;
         let mut counter = [[0; LANES], [0; LANES], [c2; LANES], [c3; LANES]];
-        // First and last element of each lane's block that the window shows.
-        let mut shown = [(0, 4); LANES];
-        for l in 0..count {
-            counter[0][l] = first.wrapping_add(block as u32);
-            counter[1][l] = window.first_row.wrapping_add(row as u32);
-            shown[l] = (
-                if block == 0 { skip } else { 0 },
-                if block + 1 == per_row { last } else { 4 },
-            );
-            block += 1;
+        let one_row = block + LANES <= per_row;
+        if one_row {
+            for l in 0..LANES {
+                counter[0][l] = first.wrapping_add((block + l) as u32);
+                counter[1][l] = window.first_row.wrapping_add(row as u32);
+            }
+            block += count;
             if block == per_row {
                 (row, block) = (row + 1, 0);
             }
+        } else {
+            for l in 0..count {
+                counter[0][l] = first.wrapping_add(block as u32);
+                counter[1][l] = window.first_row.wrapping_add(row as u32);
+                block += 1;
+                if block == per_row {
+                    (row, block) = (row + 1, 0);
+                }
+            }
         }
         let y = elements(distribution, rounds(counter, [k0, k1]));
-        if shown == [(0, 4); LANES] && count == LANES {
+        let inside = one_row && start > 0 && start + LANES < per_row;
+        if count == LANES && (inside || (skip, last) == (0, 4)) {
             let (whole, rest) = out.split_at_mut(4 * LANES);
-            for (l, block) in whole.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                *block = [y[0][l], y[1][l], y[2][l], y[3][l]];
-            }
+            whole.copy_from_slice(&by_blocks(&y));
             out = rest;
             continue;
         }
         for l in 0..count {
-            let (from, to) = shown[l];
+            let block = (start + l) % per_row;
+            let from = if block == 0 { skip } else { 0 };
+            let to = if block + 1 == per_row { last } else { 4 };
             let (head, rest) = out.split_at_mut(to - from);
             for (slot, i) in head.iter_mut().zip(from..to) {
                 *slot = y[i][l];

@@ -88,6 +88,11 @@ pub trait Producer: Send + Sync + 'static {
         1
     }
 
+    /// Elements that it takes beside a panel while it works on one, up to half of a panel's 2¹⁹; panels are smaller by these.
+    fn room(&self) -> usize {
+        0
+    }
+
     /// Called once before the first panel; backward, whose parameters are the same, uses it again.
     ///
     /// # Errors
@@ -147,7 +152,8 @@ impl<P: Producer> Produced<P> {
         Sizes { m, n, .. }: Sizes,
     ) -> impl Iterator<Item = [Range<usize>; 2]> {
         let unit = self.producer.granularity().max(1);
-        let elements = if in_place(w) { SCRATCH } else { SCRATCH / 2 };
+        let elements = SCRATCH - self.producer.room().min(SCRATCH / 2);
+        let elements = if in_place(w) { elements } else { elements / 2 };
         let (long, short) = (m.max(n), m.min(n));
         let most = (elements / short.max(1) / unit).max(1) * unit;
         let each = long

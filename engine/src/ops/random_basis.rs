@@ -10,9 +10,9 @@
 //!
 //! The bases are numbers of Philox streams with mean 0 and variance 1, made where they are used and stored nowhere: (seed, row,
 //! column) gives each, so that a smaller layer has the leading part of a larger one's and one seed serves a whole model.
-//! Making ΔW costs `2·m·n·N·r ≈ 2·m·n·d` FLOPs a pass and `N·r·D` random numbers, whatever the number of tokens; scratch is a
-//! quarter of a million bytes, on CUDA a million ([`device`]), or one term's factors of a panel where they are larger. On the
-//! CPU few tokens go through the factors instead ([`thin`]).
+//! Making ΔW costs `2·m·n·N·r ≈ 2·m·n·d` FLOPs a pass and `N·r·D` random numbers, whatever the number of tokens; scratch is half
+//! a million bytes, on CUDA a million ([`device`]), or one term's factors of a panel where they are larger. On the CPU few tokens
+//! go through the factors instead ([`thin`]).
 
 use std::ops::Range;
 
@@ -78,8 +78,8 @@ pub struct RandomBasis {
 }
 
 const NAME: &str = "random_basis";
-/// Numbers of both factors that are made at a time.
-const ROOM: usize = 1 << 16;
+/// Numbers of both factors that are made at a time: many terms, so that a panel is gone through for few runs of them.
+const ROOM: usize = 1 << 17;
 /// Numbers that make a piece of parallel work.
 const GRAIN: usize = 1 << 12;
 /// Sizes of a layer, and A.
@@ -311,6 +311,10 @@ impl Producer for RandomBasis {
         };
         let delta = delta.affine(f64::from(self.scale), 0.0)?;
         if m >= n { Ok(delta) } else { delta.t() }
+    }
+
+    fn room(&self) -> usize {
+        ROOM
     }
 
     fn prepare(&self, m: usize, n: usize, _: &[&[f32]]) -> Result<Prepared> {
