@@ -21,34 +21,14 @@ const SLABS: usize = 4;
 /// Rows of a block of C at most.
 const BLOCK: usize = 16 * ROWS;
 
-/// Columns of C over which a slab of B is packed, and what it takes.
+/// How B is cut.
 #[derive(Clone, Copy)]
-struct Slab {
-    packed: *mut f32,
+struct Cut {
     /// The part of k that is packed: from, to.
     terms: (usize, usize),
-    first: usize,
-    columns: usize,
     /// Columns of a whole panel.
     width: usize,
     /// Elements from one panel to the next.
-    panel: usize,
-    /// Panels of B; those of [`Beside`](super::Beside) follow in the last slab.
-    own: usize,
-    /// All panels.
-    panels: usize,
-}
-
-// SAFETY: while the slab is shared, a packed element is written by one thread, and read by others after that.
-unsafe impl Sync for Slab {}
-
-/// How B is cut.
-struct Cut {
-    /// The part of k that is packed.
-    terms: Range<usize>,
-    /// Columns of a whole panel.
-    width: usize,
-    /// Elements of a panel.
     panel: usize,
 }
 
@@ -58,6 +38,22 @@ impl Cut {
         (elements / self.panel.max(1)).max(1) * self.width
     }
 }
+
+/// Columns of C over which a slab of B is packed, and what it takes.
+#[derive(Clone, Copy)]
+struct Slab {
+    packed: *mut f32,
+    cut: Cut,
+    first: usize,
+    columns: usize,
+    /// Panels of B; those of [`Beside`](super::Beside) follow in the last slab.
+    own: usize,
+    /// All panels.
+    panels: usize,
+}
+
+// SAFETY: while the slab is shared, a packed element is written by one thread, and read by others after that.
+unsafe impl Sync for Slab {}
 
 /// What B's panels are made of.
 struct Source<'a, B> {
@@ -77,8 +73,8 @@ impl Job<'_> {
             k.max(1)
         };
         for start in (0..k.max(1)).step_by(span) {
-            let terms = start..(start + span).min(k);
-            let panel = (terms.len() + term.map_or(0, |t| t.rank)) * width;
+            let terms = (start, (start + span).min(k));
+            let panel = (terms.1 - terms.0 + term.map_or(0, |t| t.rank)) * width;
             let cut = Cut {
                 terms,
                 width,
@@ -87,11 +83,13 @@ impl Job<'_> {
             let own = cut.columns(OWN);
             if !self.packs_rows() && n.div_ceil(own) >= SLABS * threads::threads() {
                 threads::par_pieces(n.div_ceil(own), |i| {
-                    self.with_slab(&cut, i * own, own, |slab| {
+                    self.with_slab(cut, i * own, own, |slab| {
                         // SAFETY: the slab is this thread's.
                         (0..slab.panels).for_each(|i| unsafe { self.pack(&source, &slab, i) });
                         for row in (0..m).step_by(BLOCK) {
-                            self.block(slab, row..m.min(row + BLOCK), 0..slab.panels, None);
+                            let rows = row..m.min(row + BLOCK);
+                            // SAFETY: the slab is packed, and has columns of C of its own.
+                            unsafe { self.block(slab, rows, 0..slab.panels, None) };
                         }
                     });
                 });
@@ -100,7 +98,7 @@ impl Job<'_> {
             let shared = cut.columns(SHARED);
             // A B without columns is a slab too, for what is beside it.
             for first in (0..n.max(1)).step_by(shared) {
-                self.with_slab(&cut, first, shared, |slab| {
+                self.with_slab(cut, first, shared, |slab| {
                     let grain = (PIECE / 8 / panel.max(1)).max(1);
                     threads::par_chunks(slab.panels, grain, |range| {
                         // SAFETY: each panel is taken once.
@@ -113,7 +111,7 @@ impl Job<'_> {
     }
 
     /// Lends a slab of `most` columns, or as many as are left, from `first` on; its panels are still to be packed.
-    fn with_slab(&self, cut: &Cut, first: usize, most: usize, f: impl FnOnce(Slab)) {
+    fn with_slab(&self, cut: Cut, first: usize, most: usize, f: impl FnOnce(Slab)) {
         let (columns, width) = (most.min(self.dims.n - first), cut.width);
         let own = columns.div_ceil(width);
         let beside = self.beside.filter(|_| first + columns == self.dims.n);
@@ -121,11 +119,9 @@ impl Job<'_> {
         scratch::with(Kind::Columns, panels * cut.panel, |packed| {
             f(Slab {
                 packed: packed.as_mut_ptr(),
-                terms: (cut.terms.start, cut.terms.end),
+                cut,
                 first,
                 columns,
-                width,
-                panel: cut.panel,
                 own,
                 panels,
             });
@@ -137,10 +133,12 @@ impl Job<'_> {
     /// # Safety
     /// The slab has room for it, which nobody else uses meanwhile.
     unsafe fn pack<B: Operand>(&self, source: &Source<B>, slab: &Slab, i: usize) {
-        let Slab {
-            width, panel, own, ..
-        } = *slab;
-        let terms = slab.terms.0..slab.terms.1;
+        let Cut {
+            terms,
+            width,
+            panel,
+        } = slab.cut;
+        let (terms, own) = (terms.0..terms.1, slab.own);
         // SAFETY: the caller's; B and S were checked against their layouts.
         unsafe {
             let to = slab.packed.add(i * panel);
@@ -182,14 +180,15 @@ impl Job<'_> {
 
     /// All rows of C over the columns of a slab.
     fn slab(&self, slab: Slab) {
-        let (m, terms) = (self.dims.m, slab.terms.1 - slab.terms.0);
+        let Cut { terms, width, .. } = slab.cut;
+        let (m, terms) = (self.dims.m, terms.1 - terms.0);
         // Packed rows meet every panel before they are left; rows read where they lie, a group that stays near while they go
         // by. What lies beside B joins the last group.
         let packs = self.packs_rows();
-        let group = if packs { slab.own } else { 256 / slab.width };
+        let group = if packs { slab.own } else { 256 / width };
         let group = group.min(slab.own).max(1);
         let groups = slab.own.div_ceil(group).max(1);
-        let work = |rows: usize| rows * group * slab.width * terms.max(1);
+        let work = |rows: usize| rows * group * width * terms.max(1);
         let mut rows = BLOCK;
         while rows > 2 * ROWS && m.div_ceil(rows) * groups < 16 && work(rows) > PIECE {
             rows /= 2;
@@ -210,13 +209,19 @@ impl Job<'_> {
             let group_end = if last { slab.panels } else { group_at + group };
             scratch::with(Kind::Rows, room, |packed| {
                 let packed = packs.then_some((packed.as_mut_ptr(), tile));
-                self.block(slab, row..m.min(row + rows), group_at..group_end, packed);
+                let rows = row..m.min(row + rows);
+                // SAFETY: the slab is packed, pieces are blocks of C of their own, and there is room for the block's tiles.
+                unsafe { self.block(slab, rows, group_at..group_end, packed) };
             });
         });
     }
 
-    /// Some rows of C over some panels of a slab, which are packed, with room for the tiles of rows where these are packed.
-    fn block(
+    /// Some rows of C over some panels of a slab; with room for the tiles of rows where these are packed, and elements from one tile to
+    /// the next.
+    ///
+    /// # Safety
+    /// The panels are packed, nobody else uses this block of C, and the room holds all tiles of its rows.
+    unsafe fn block(
         &self,
         slab: Slab,
         rows: Range<usize>,
@@ -231,7 +236,7 @@ impl Job<'_> {
             depth: depth(self.dims.k),
             packed,
         };
-        // SAFETY: blocks of C do not overlap; the slices were checked; `packed` has room for the block's tiles.
+        // SAFETY: the caller's, and the slices were checked.
         unsafe { run(self.isa, &block) }
     }
 }
@@ -256,7 +261,12 @@ impl Kernel for Block<'_, '_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(&self) {
         let (job, slab, layout) = (self.job, self.slab, self.job.a_layout);
-        let (first, (from, to)) = (self.rows.start, slab.terms);
+        let Cut {
+            terms: (from, to),
+            width,
+            panel: size,
+        } = slab.cut;
+        let first = self.rows.start;
         let mut start = from;
         loop {
             let depth = self.depth.min(to - start);
@@ -274,14 +284,12 @@ impl Kernel for Block<'_, '_> {
                 }
                 for panel in self.panels.clone() {
                     let beside = job.beside.filter(|_| panel >= slab.own);
-                    let column = (panel - beside.map_or(0, |_| slab.own)) * slab.width;
+                    let column = (panel - beside.map_or(0, |_| slab.own)) * width;
                     let whole = beside.map_or(slab.columns, |beside| beside.n);
-                    let columns = slab.width.min(whole - column);
+                    let columns = width.min(whole - column);
                     let stride = columns.next_multiple_of(L::WIDTH);
                     let b = Columns {
-                        start: slab
-                            .packed
-                            .add(panel * slab.panel + (start - from) * stride),
+                        start: slab.packed.add(panel * size + (start - from) * stride),
                         stride,
                         part: columns % L::WIDTH,
                     };
